@@ -1,0 +1,424 @@
+"""Validated configuration: YAML and `key=value` in, JSON out, every mistake at once with its dotted path.
+
+Every weight and every choice that the paper and the authors' released code make differently is a field here;
+`variant: paper` and `variant: released` set them together, and a field that is given explicitly wins over both.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vaevq.errors import UserError, nearest_name
+
+T = TypeVar("T", bound=BaseModel)
+
+Reduction = Literal["element", "position", "image"]
+"""How a loss becomes a number: the mean over all elements; the sum over channels and mean over positions; the sum
+over everything but the batch."""
+
+Variant = Literal["paper", "released"]
+
+
+class Section(BaseModel):
+    """A frozen section of the configuration that refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AutoencoderConfig(Section):
+    """Encoder and decoder in the shape of VQGAN's."""
+
+    image_channels: int = Field(default=3, ge=1, le=4)
+    base_width: int = Field(default=128, ge=8)
+    decoder_width: int | None = Field(default=None, ge=8)  # None: as base_width
+    multipliers: tuple[int, ...] = Field(default=(1, 2, 2, 4), min_length=1)
+    blocks: int = Field(default=2, ge=1)  # residual blocks a level; the decoder has one more, as VQGAN's
+    attention_levels: tuple[int, ...] = ()  # indices into multipliers; the last one's includes the middle block
+    upsampling: Literal["depth_to_space", "nearest"] = "depth_to_space"
+
+    @property
+    def downsample_factor(self) -> int:
+        """f: how many pixels a side one token stands for."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(m < 1 for m in self.multipliers):
+            raise ValueError("multipliers must all be at least 1")
+        if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
+            raise ValueError(f"attention_levels are indices from 0 to {len(self.multipliers) - 1}")
+        return self
+
+
+class CodebookShape(Section):
+    """What every quantizer with an explicit codebook has."""
+
+    code_dim: int = Field(default=8, ge=1)
+    codebook_size: int = Field(default=4096, ge=2)
+
+
+class VariationalConfig(CodebookShape):
+    """VAEVQ: variational latent quantization with its RCS, DCR and KL terms (see docs/fidelity.md for the defaults)."""
+
+    kind: Literal["vaevq"] = "vaevq"
+    # VLQ, eq. 1-4
+    quantize: Literal["sample", "mean"] = "sample"  # in training; at inference always the mean
+    gradient: Literal["straight_through", "reparameterized"] = "straight_through"
+    codebook_gradient: bool = False  # whether the decoder's gradient reaches the codebook as well
+    projection: Literal["none", "linear"] = "linear"  # codewords through one learnable d×d layer, as SimVQ
+    initial_logvar: float = -5.0
+    # RCS, eq. 5-7
+    rcs_weight: float = Field(default=1.0, ge=0)
+    rcs_form: Literal["mahalanobis", "nll"] = "mahalanobis"
+    rcs_detach_sigma: bool = True
+    rcs_min_std: float = Field(default=0.1**0.5, ge=0)  # floor of σ inside RCS; 0: none
+    rcs_encoder_share: float = Field(default=0.25, ge=0)  # pull on the encoder, where the codebook's is 1
+    rcs_reduction: Reduction = "position"
+    # DCR, eq. 8-11
+    dcr_weight: float = Field(default=0.0, ge=0)
+    dcr_target: Literal["prior", "aggregate_posterior"] = "prior"
+    dcr_square_root_term: bool = True  # False: ‖μ‖² + Tr Σ alone, as the released code computes
+    # KL of the posterior to N(0, I)
+    kl_weight: float = Field(default=1e-5, ge=0)
+    kl_reduction: Reduction = "position"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.rcs_form == "nll" and self.rcs_detach_sigma:
+            raise ValueError("rcs_form: nll needs rcs_detach_sigma: false, or its log σ would do nothing")
+        if self.dcr_target == "aggregate_posterior" and not self.dcr_square_root_term:
+            raise ValueError("dcr_square_root_term: false goes with dcr_target: prior alone")
+        return self
+
+
+class PlainConfig(CodebookShape):
+    """Plain VQ (VQ-VAE, VQGAN): the baseline."""
+
+    kind: Literal["vq"] = "vq"
+    codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
+    commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖², the encoder's side
+
+
+QuantizerConfig = Annotated[VariationalConfig | PlainConfig, Field(discriminator="kind")]
+
+
+class TokenizerConfig(Section):
+    """What a saved model needs to be built again."""
+
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    quantizer: QuantizerConfig = VariationalConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kind(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and isinstance(given.get("quantizer"), Mapping):
+            return merged({"quantizer": {"kind": "vaevq"}}, given)
+        return given
+
+
+class LossConfig(Section):
+    """The image terms of eq. 12. A weight of 0 removes the term and its cost."""
+
+    pixel: Literal["l1", "l2"] = "l2"
+    pixel_weight: float = Field(default=1.0, ge=0)
+    pixel_reduction: Reduction = "element"
+    quantized_path: float = Field(default=1.0, gt=0)  # weight of every image term on x̂_q
+    continuous_path: float = Field(default=0.1, ge=0)  # and on x̂_c; 0: not decoded
+    perceptual_weight: float = Field(default=0.0, ge=0)
+    perceptual_network: Literal["alexnet", "vgg16"] = "alexnet"
+    perceptual_weights_path: str | None = None  # None: fetched once into the cache
+    adversarial_weight: float = Field(default=0.0, ge=0)
+    adversarial_form: Literal["non_saturating", "hinge"] = "non_saturating"
+    adversarial_adaptive: bool = False  # scaled to the gradient of the other image terms, as VQGAN
+    adversarial_start: int = Field(default=0, ge=0)  # images seen before the discriminator joins
+    discriminator_width: int = Field(default=64, ge=8)
+    discriminator_layers: int = Field(default=3, ge=1)
+    lecam_weight: float = Field(default=0.0, ge=0)
+
+
+class DataConfig(Section):
+    """Where training images come from and how they are cut."""
+
+    train: str | None = None  # folder, list file (.txt) or shards (.tar, {000..099}.tar); None: quick-start photos
+    held_out: str | None = None  # None: a share of `train`, split by group
+    held_out_share: float = Field(default=0.2, gt=0, lt=1)
+    split_by: Literal["shoot", "file", "folder"] = "shoot"  # shoot: the file stem without its trailing number
+    image_size: int = Field(default=64, ge=8)
+    resize: int | None = Field(default=None, ge=8)  # the shorter side is brought to this before the crop
+    crop: Literal["random", "random_resized"] = "random"
+    crop_scale: tuple[float, float] = (
+        0.5,
+        1.0,
+    )  # random_resized: side of the crop as a share of the shorter side
+    flip: bool = True
+    max_unreadable_share: float = Field(default=0.01, ge=0, le=1)
+    workers: int = Field(default=0, ge=0)
+    cache_mib: int = Field(default=1024, ge=0)  # decoded images kept in memory, a process
+
+
+class TrainConfig(Section):
+    """Optimization. Progress, schedules and intervals are counted in images seen."""
+
+    images: int = Field(default=100_000, ge=1)
+    batch_size: int = Field(default=16, ge=1)  # images an optimizer step, over all processes
+    accumulation: int = Field(default=1, ge=1)  # micro-batches a step
+    learning_rate: float = Field(default=6e-4, gt=0)
+    discriminator_learning_rate: float | None = Field(default=None, gt=0)  # None: as learning_rate
+    betas: tuple[float, float] = (0.5, 0.9)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_images: int = Field(default=0, ge=0)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)  # 0: no averaging
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"  # auto: bfloat16 autocast on CUDA
+    gradient_checkpointing: bool = False
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    log_every: int = Field(default=1_600, ge=1)
+    evaluate_every: int = Field(default=16_000, ge=1)
+    checkpoint_every: int = Field(default=16_000, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    tensorboard: bool = True
+    wandb: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        return self
+
+
+Metric = Literal["psnr", "ssim", "lpips", "frechet", "kid"]
+
+
+class EvalConfig(Section):
+    """How held-out images are prepared and measured; all of it is stated in the protocol of every result."""
+
+    metrics: tuple[Metric, ...] = ("psnr", "ssim", "lpips")  # usage and perplexity are always there
+    resize: int | None = Field(default=256, ge=8)  # shorter side
+    crop: int | None = Field(default=256, ge=8)  # centre crop; None: the whole image
+    batch_size: int = Field(default=8, ge=1)
+    images: int | None = Field(default=None, ge=1)  # None: all
+    lpips_network: Literal["alexnet", "vgg16"] = "alexnet"
+    feature_network: Literal["efficientnet_lite0", "vgg16", "inception"] = "efficientnet_lite0"
+    feature_weights: str | None = None  # a path; None: fetched once into the cache (inception has no such source)
+    lpips_weights: str | None = None
+    kid_block: int = Field(default=250, ge=2)  # images a block of the block-wise unbiased estimate
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.resize is not None and self.crop is not None and self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
+        return self
+
+
+VARIANTS: dict[Variant, dict[str, Any]] = {
+    # The equations as printed: sums, both paths in full, λ_rcs = 1 and λ_dcr = 0.1, cosine annealing, batch 32.
+    "paper": {
+        "model": {
+            "quantizer": {
+                "quantize": "sample",
+                "gradient": "straight_through",
+                "codebook_gradient": False,
+                "projection": "none",
+                "initial_logvar": 0.0,
+                "rcs_weight": 1.0,
+                "rcs_form": "mahalanobis",
+                "rcs_detach_sigma": True,
+                "rcs_min_std": 0.0,
+                "rcs_encoder_share": 1.0,
+                "rcs_reduction": "image",
+                "dcr_weight": 0.1,
+                "dcr_target": "prior",
+                "dcr_square_root_term": True,
+                "kl_weight": 1e-6,  # "in L_net", its weight is not given; the released code's unused one
+                "kl_reduction": "image",
+            }
+        },
+        "loss": {"pixel": "l2", "pixel_reduction": "image", "quantized_path": 1.0, "continuous_path": 1.0},
+        "train": {"schedule": "cosine", "batch_size": 32},
+    },
+    # The authors' code as it runs: the mean quantized, σ not detached, means, no DCR or KL in the loss, no schedule.
+    "released": {
+        "model": {
+            "quantizer": {
+                "quantize": "mean",
+                "gradient": "reparameterized",
+                "codebook_gradient": True,
+                "projection": "linear",
+                "initial_logvar": 0.0,
+                "rcs_weight": 1.0,
+                "rcs_form": "mahalanobis",
+                "rcs_detach_sigma": False,
+                "rcs_min_std": 0.0,
+                "rcs_encoder_share": 1.0,
+                "rcs_reduction": "element",
+                "dcr_weight": 0.0,
+                "dcr_target": "prior",
+                "dcr_square_root_term": False,
+                "kl_weight": 0.0,
+                "kl_reduction": "image",
+            }
+        },
+        "loss": {"pixel": "l1", "pixel_reduction": "element", "quantized_path": 0.5, "continuous_path": 0.5},
+        "train": {"schedule": "constant", "batch_size": 512},
+    },
+}
+
+
+class RunConfig(Section):
+    """One training run, whole."""
+
+    variant: Variant | None = None
+    seed: int = Field(default=0, ge=0)
+    model: TokenizerConfig = TokenizerConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_variant(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("variant") not in VARIANTS:
+            return given
+        kind = _dig(given, "model.quantizer.kind") or "vaevq"
+        if kind != "vaevq":
+            raise ValueError(f"variant: {given['variant']} goes with model.quantizer.kind: vaevq, not {kind}")
+        return merged(VARIANTS[given["variant"]], given)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        f = self.model.autoencoder.downsample_factor
+        if self.data.image_size % f:
+            raise ValueError(f"data.image_size {self.data.image_size} is no multiple of the downsampling factor {f}")
+        if self.model.quantizer.kind != "vaevq" and self.loss.continuous_path:
+            raise ValueError("loss.continuous_path must be 0 with a quantizer that has no continuous path")
+        return self
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with every leaf of `over` laid on top; neither is changed."""
+    result = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return result
+
+
+def _dig(tree: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else getattr(tree, key, None)
+    return tree
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in files("vaevq.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_run_config(recipe: str | Path, overrides: Sequence[str] = (), **sections: Mapping[str, Any]) -> RunConfig:
+    """Reads a recipe and lays overrides on it.
+
+    Args:
+        recipe: the name of a packaged recipe or the path of a YAML file.
+        overrides: `dotted.key=value` strings; values are read as YAML.
+        sections: further sections, laid on top of everything (what flags of the command set).
+
+    Raises:
+        UserError: a file that is absent or no YAML, an unknown field (with the nearest right name), a wrong type:
+            every mistake in one message.
+    """
+    path = Path(recipe)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(recipe) not in recipe_names():
+            known = ", ".join(recipe_names())
+            hint = nearest_name(str(recipe), recipe_names())
+            raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {known}")
+        text = files("vaevq.recipes").joinpath(f"{recipe}.yaml").read_text()
+    elif not path.is_file():
+        raise UserError(f"{path}: no such recipe file")
+    else:
+        text = path.read_text()
+    tree = _parse_yaml(text, str(recipe))
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{recipe}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    for override in overrides:
+        tree = merged(tree, _override_tree(override))
+    for name, section in sections.items():
+        tree = merged(tree, {name: section})
+    return validate(RunConfig, tree, str(recipe))
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _override_tree(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{override}': an override is written dotted.key=value, like train.images=20000")
+    tree: Any = _parse_yaml(text, key) if text else None
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def validate(model: type[T], tree: Any, where: str) -> T:
+    """`tree` as a `model`; every mistake in one UserError, each with its dotted path and the nearest right name."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, tree, dict(e)) for e in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(lines)) from None
+
+
+def read_json(model: type[T], path: Path) -> T:
+    """A configuration written by `write_json`.
+
+    Raises:
+        UserError: the file is absent, damaged, or not of this model.
+    """
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{path}: not valid JSON") from None
+    return validate(model, tree, str(path))
+
+
+def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
+    """One pydantic error as `dotted.path: what is wrong`."""
+    # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
+    location = [str(part) for part in error["loc"] if part not in ("vaevq", "vq")]
+    path = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _fields_beside(model, tree, location)
+        return f"{path}: unknown option{nearest_name(location[-1], known)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"].startswith("value_error") or not location:
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+
+
+def _fields_beside(model: type[BaseModel], tree: Any, location: Sequence[str]) -> list[str]:
+    """The names that would have been right where the last of `location` stands."""
+    current: Any = model
+    for depth, part in enumerate(location[:-1]):
+        annotation = current.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            current = annotation
+        else:
+            kind = _dig(tree, ".".join([*location[: depth + 1], "kind"])) or "vaevq"
+            current = next(c for c in (VariationalConfig, PlainConfig) if c.model_fields["kind"].default == kind)
+    return list(current.model_fields)

@@ -1,0 +1,46 @@
+"""The few collective operations the project needs; without a process group each is the identity."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_active() -> bool:
+    """Whether a process group is up."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if is_active() else 0
+
+
+def world_size() -> int:
+    """The number of processes, 1 without a process group."""
+    return dist.get_world_size() if is_active() else 1
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """The sum over processes of a detached copy of `tensor`; every process gets the same."""
+    total = tensor.detach().clone()
+    if is_active():
+        dist.all_reduce(total)
+    return total
+
+
+def all_reduce_mean(tensor: Tensor) -> Tensor:
+    """The mean over processes of a detached copy of `tensor`; every process gets the same."""
+    return all_reduce_sum(tensor) / world_size()
+
+
+def barrier() -> None:
+    """Waits for every process."""
+    if is_active():
+        dist.barrier()
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on at least one process."""
+    if not is_active():
+        return flag
+    return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)

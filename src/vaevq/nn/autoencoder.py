@@ -1,0 +1,163 @@
+"""Encoder and decoder in the shape of VQGAN's (Esser et al. 2021, table 7)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vaevq.config import AutoencoderConfig
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """A GroupNorm with as many groups as divide `width`, at most 32, each of two channels or more.
+
+    A group of one channel would normalise every channel by itself and so erase its mean over the image.
+    """
+    groups = next(g for g in range(max(1, min(32, width // 2)), 0, -1) if width % g == 0)
+    return nn.GroupNorm(groups, width, eps=1e-6)
+
+
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+
+
+class ResBlock(nn.Module):
+    """Two times norm, SiLU, 3×3 convolution, added to the input: B×inputs×H×W -> B×outputs×H×W."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(inputs)
+        self.conv1 = _conv3x3(inputs, outputs)
+        self.norm2 = group_norm(outputs)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention over all positions, added to the input: B×width×H×W -> the same."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width)
+        self.query_key_value = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.query_key_value(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1)  # B×1×HW×3C
+        attended = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
+        return x + self.out(attended.squeeze(1).transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+
+class DepthToSpace(nn.Module):
+    """A 3×3 convolution to four times the width, rearranged into twice the height and width.
+
+    At the start the filters of a pixel's four children are equal (Aitken et al. 2017), so an untrained
+    decoder shows no checkerboard.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = _conv3x3(width, 4 * width)
+        with torch.no_grad():
+            for parameter in self.conv.parameters():  # pixel_shuffle reads the children of channel c from 4c … 4c+3
+                parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+class NearestUpsample(nn.Module):
+    """Every pixel repeated to 2×2, then a 3×3 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = _conv3x3(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
+
+
+class _Network(nn.Module):
+    """A chain of layers; with `gradient_checkpointing` the backward pass of training computes each again."""
+
+    body: nn.ModuleList
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+
+    def _run_body(self, x: Tensor) -> Tensor:
+        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        for layer in self.body:
+            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
+        return x
+
+
+def _middle(width: int, attention: bool) -> list[nn.Module]:
+    between = [SelfAttention(width)] if attention else []
+    return [ResBlock(width, width), *between, ResBlock(width, width)]
+
+
+class Encoder(_Network):
+    """Images B×image_channels×H×W in [-1, 1] -> features B×out_channels×H/f×W/f; H and W are multiples of f.
+
+    It ends with normalisation and SiLU: the head that makes a posterior of the features is the tokenizer's.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        width = config.base_width
+        last = len(config.multipliers) - 1
+        self.conv_in = _conv3x3(config.image_channels, width)
+        layers: list[nn.Module] = []
+        for level, multiplier in enumerate(config.multipliers):
+            for _ in range(config.blocks):
+                layers.append(ResBlock(width, config.base_width * multiplier))
+                width = config.base_width * multiplier
+                if level in config.attention_levels:
+                    layers.append(SelfAttention(width))
+            if level < last:
+                layers.append(_conv3x3(width, width, stride=2))
+        self.body = nn.ModuleList(layers + _middle(width, last in config.attention_levels))
+        self.norm_out = group_norm(width)
+        self.out_channels = width
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.silu(self.norm_out(self._run_body(self.conv_in(images))))
+
+
+class Decoder(_Network):
+    """Latents B×code_dim×h×w -> images B×image_channels×fh×fw, near [-1, 1] once trained but not clamped."""
+
+    def __init__(self, config: AutoencoderConfig, code_dim: int) -> None:
+        super().__init__()
+        base = config.decoder_width or config.base_width
+        upsample = DepthToSpace if config.upsampling == "depth_to_space" else NearestUpsample
+        last = len(config.multipliers) - 1
+        width = base * config.multipliers[last]
+        self.conv_in = _conv3x3(code_dim, width)
+        layers = _middle(width, last in config.attention_levels)
+        for level in range(last, -1, -1):
+            for _ in range(config.blocks + 1):
+                layers.append(ResBlock(width, base * config.multipliers[level]))
+                width = base * config.multipliers[level]
+                if level in config.attention_levels:
+                    layers.append(SelfAttention(width))
+            if level > 0:
+                layers.append(upsample(width))
+        self.body = nn.ModuleList(layers)
+        self.norm_out = group_norm(width)
+        self.conv_out = _conv3x3(width, config.image_channels)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the last convolution, where adaptive loss weights compare their gradients."""
+        return self.conv_out.weight
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.norm_out(self._run_body(self.conv_in(latent)))))  # type: ignore[no-any-return]

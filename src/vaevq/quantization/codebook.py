@@ -1,0 +1,79 @@
+"""Section "VLQ", eq. 2: the codewords e_k, the nearest one of each latent, and back from indices to codewords."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LATENT_TILE = 512
+CODEWORD_TILE = 2048
+
+
+def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
+    """k* = argmin_k ‖z − e_k‖², exact, the lowest index where several are equally near.
+
+    Works in tiles, so that memory does not grow as N × K, and in at least float32 whatever the autocast.
+
+    Args:
+        latents: N×d.
+        codewords: K×d.
+
+    Returns:
+        int64 N.
+    """
+    with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        dtype = torch.promote_types(latents.dtype, torch.float32)
+        latents, codewords = latents.to(dtype), codewords.to(dtype)
+        # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
+        half_norms = 0.5 * codewords.square().sum(dim=1)
+        tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
+        for start in range(0, len(latents), LATENT_TILE):
+            rows = latents[start : start + LATENT_TILE]
+            best = torch.full((len(rows),), torch.inf, dtype=dtype, device=rows.device)
+            index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+            for first in range(0, len(codewords), CODEWORD_TILE):
+                columns = slice(first, first + CODEWORD_TILE)
+                score, k = torch.addmm(half_norms[columns], rows, codewords[columns].T, alpha=-1).min(dim=1)
+                closer = score < best  # strict: an earlier tile keeps a tie
+                best = torch.where(closer, score, best)
+                index = torch.where(closer, k + first, index)
+            tokens[start : start + LATENT_TILE] = index
+    return tokens
+
+
+def nearest_tokens(latents: Tensor, codewords: Tensor) -> Tensor:
+    """Tokens of a grid of latents: B×d×h×w and K×d to int64 B×h×w."""
+    batch, _, height, width = latents.shape
+    flat = latents.detach().permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
+    return nearest(flat, codewords.detach()).view(batch, height, width)
+
+
+def lookup(tokens: Tensor, codewords: Tensor) -> Tensor:
+    """Codewords of a grid of tokens: int64 B×h×w and K×d to B×d×h×w. Differentiable in the codewords."""
+    return F.embedding(tokens, codewords).permute(0, 3, 1, 2).contiguous()
+
+
+class Codebook(nn.Module):
+    """K codewords of d dimensions.
+
+    With `projection`, codewords are an embedding through one learnable d×d layer, so that one gradient moves all of
+    them (SimVQ, Zhu et al. 2024); without, they are the embedding itself.
+    """
+
+    def __init__(self, codebook_size: int, code_dim: int, *, projection: bool = False) -> None:
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.code_dim = code_dim
+        if projection:
+            initial = torch.randn(codebook_size, code_dim) * code_dim**-0.5
+        else:
+            initial = (torch.rand(codebook_size, code_dim) * 2 - 1) / codebook_size  # as VQ-VAE and VQGAN
+        self.embedding = nn.Parameter(initial)
+        self.projection = nn.Linear(code_dim, code_dim, bias=False) if projection else None
+
+    def forward(self) -> Tensor:
+        """e_k, K×d, as they are compared with latents and looked up."""
+        if self.projection is None:
+            return self.embedding
+        with torch.autocast(self.embedding.device.type, enabled=False):
+            codewords: Tensor = self.projection(self.embedding)
+        return codewords

@@ -1,0 +1,108 @@
+"""Section "DCR", eq. 8-11: L_dcr = W₂²(N(μ_q, Σ_q), target), which keeps the whole codebook spread like its target.
+
+For the prior N(0, I): ‖μ_q‖² + Tr Σ_q − 2 Tr Σ_q^{1/2} + d, with the constant d, so that 0 is the optimum.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaevq.distributed import all_reduce_mean
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, covariance): d and d×d."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def distribution_consistency(
+    codewords: Tensor, target: Gaussian | None = None, *, square_root_term: bool = True
+) -> Tensor:
+    """L_dcr, a scalar in the units of a squared latent; computed in float64 where the device has it.
+
+    Args:
+        codewords: K×d with K ≥ 2. Their covariance has the divisor K − 1.
+        target: None for the prior N(0, I); nothing is differentiated through it.
+        square_root_term: False leaves ‖μ_q‖² + Tr Σ_q, what the released code computes; for the prior alone.
+    """
+    size, dim = codewords.shape
+    dtype = torch.float32 if codewords.device.type == "mps" else torch.float64
+    points = codewords.to(dtype)
+    mean = points.mean(dim=0)
+    scaled = (points - mean) / (size - 1) ** 0.5  # Σ_q = scaledᵀ scaled
+    distance = mean.square().sum() + scaled.square().sum()
+    # Tr (Σ_t^{1/2} Σ_q Σ_t^{1/2})^{1/2} is the nuclear norm of scaled Σ_t^{1/2}.
+    if target is not None:
+        centre, covariance = target.mean.to(dtype), target.covariance.to(dtype)
+        distance = (mean - centre).square().sum() + scaled.square().sum()
+        distance = distance - 2 * nuclear_norm(scaled @ symmetric_root(covariance)) + covariance.trace()
+    elif square_root_term:
+        distance = distance - 2 * nuclear_norm(scaled) + dim
+    result: Tensor = distance.to(codewords.dtype)
+    return result
+
+
+class _NuclearNorm(torch.autograd.Function):
+    """‖A‖_* with the subgradient UVᵀ, which is bounded by 1 for singular values that are repeated, tiny or 0.
+
+    Autograd through the singular vectors would divide by the gaps between them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+        ctx.save_for_backward(u @ vh)
+        total: Tensor = s.sum()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (direction,) = ctx.saved_tensors
+        scaled: Tensor = gradient * direction
+        return scaled
+
+
+def nuclear_norm(matrix: Tensor) -> Tensor:
+    """The sum of the singular values of K×d, a scalar; see `_NuclearNorm` for its gradient."""
+    value: Tensor = _NuclearNorm.apply(matrix)  # type: ignore[no-untyped-call]
+    return value
+
+
+def symmetric_root(covariance: Tensor) -> Tensor:
+    """Σ^{1/2} of a positive semi-definite d×d; eigenvalues that rounding made negative count as 0."""
+    eigenvalues, vectors = torch.linalg.eigh(covariance)
+    root: Tensor = (vectors * eigenvalues.clamp_min(0).sqrt()) @ vectors.T
+    return root
+
+
+class RunningMoments(nn.Module):
+    """Mean and covariance of what is quantized, the aggregate posterior, averaged exponentially and over processes."""
+
+    mean: Tensor
+    second: Tensor
+    updates: Tensor
+
+    def __init__(self, dim: int, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("second", torch.zeros(dim, dim))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, latents: Tensor) -> Gaussian:
+        """Takes in a batch of latents, B×d×h×w with the same B on every process, and gives the moments so far."""
+        rows = latents.detach().transpose(0, 1).flatten(1).to(self.mean.dtype)
+        mean = all_reduce_mean(rows.mean(dim=1))
+        second = all_reduce_mean(rows @ rows.T / rows.shape[1])
+        self.updates += 1
+        # The plain average of the first batches, then exponential: no bias towards the zeros it starts from.
+        weight = max(1.0 / int(self.updates), 1.0 - self.decay)
+        self.mean.lerp_(mean, weight)
+        self.second.lerp_(second, weight)
+        return Gaussian(self.mean.clone(), self.second - torch.outer(self.mean, self.mean))

@@ -1,0 +1,57 @@
+"""What every quantizer is: a posterior in, tokens and the latent to decode out, with its own named loss terms."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from vaevq.quantization.posterior import Posterior
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The result of quantizing a batch.
+
+    Attributes:
+        latent: z_q as the decoder takes it, B×d×h×w; in training it carries gradient to the encoder.
+        tokens: int64 B×h×w in [0, K).
+        continuous: z_c, B×d×h×w, for the continuous path; None where the quantizer has none or in evaluation mode.
+        terms: the quantizer's own loss terms, scalars before their weights; empty in evaluation mode.
+    """
+
+    latent: Tensor
+    tokens: Tensor
+    continuous: Tensor | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Quantizer(nn.Module):
+    """A layer from a posterior to codewords. In evaluation mode it quantizes the posterior's mean, deterministically.
+
+    Attributes:
+        code_dim: d.
+        codebook_size: K.
+        initial_logvar: where the posterior's log σ² starts; None for a quantizer that takes a point mass.
+    """
+
+    code_dim: int
+    codebook_size: int
+    initial_logvar: float | None = None
+
+    @property
+    @abstractmethod
+    def term_weights(self) -> Mapping[str, float]:
+        """The weight of each of its loss terms; a term of weight 0 is not computed."""
+
+    @abstractmethod
+    def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
+        """Quantizes. `noise` is the posterior's ε, B×d×h×w; None draws it."""
+
+    @abstractmethod
+    def encode(self, posterior: Posterior) -> Tensor:
+        """The tokens of the posterior's mean, int64 B×h×w."""
+
+    @abstractmethod
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """The latent of tokens: int64 B×h×w to B×d×h×w, equal to what `forward` gives for them in evaluation mode."""

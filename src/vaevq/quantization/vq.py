@@ -1,0 +1,56 @@
+"""Plain VQ (van den Oord et al. 2017, eq. 3; VQGAN): ‖sg(z) − e‖² + β ‖z − sg(e)‖², straight-through. The baseline."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from vaevq.config import PlainConfig
+from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
+from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.quantizer import Quantized, Quantizer
+
+
+class VectorQuantizer(Quantizer):
+    """Plain vector quantization of the posterior's mean.
+
+    Args:
+        code_dim: d.
+        codebook_size: K.
+        options: the further fields of `vaevq.config.PlainConfig`, by name.
+    """
+
+    def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
+        super().__init__()
+        self.config = PlainConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
+        self.code_dim = code_dim
+        self.codebook_size = codebook_size
+        self.codebook = Codebook(codebook_size, code_dim)
+
+    @property
+    def term_weights(self) -> Mapping[str, float]:
+        """1 for the codebook's side and β for the encoder's, unless set otherwise."""
+        return {"codebook": self.config.codebook_weight, "commitment": self.config.commitment_weight}
+
+    def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
+        """Quantizes the mean; `noise` has no meaning here."""
+        latent, codewords = posterior.mean, self.codebook()
+        tokens = nearest_tokens(latent, codewords)
+        codeword = lookup(tokens, codewords)
+        if not self.training:
+            return Quantized(codeword, tokens)
+        terms = dict[str, Tensor]()
+        if self.config.codebook_weight:
+            terms["codebook"] = mse_loss(codeword, latent.detach())
+        if self.config.commitment_weight:
+            terms["commitment"] = mse_loss(latent, codeword.detach())
+        return Quantized(latent + (codeword - latent).detach(), tokens, terms=terms)
+
+    def encode(self, posterior: Posterior) -> Tensor:
+        """The tokens of the posterior's mean, int64 B×h×w."""
+        return nearest_tokens(posterior.mean, self.codebook())
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Codewords of tokens: int64 B×h×w to B×d×h×w."""
+        return lookup(tokens, self.codebook())

@@ -1,0 +1,219 @@
+"""The tokenizer: images to tokens and back. Composition only: encoder, posterior head, quantizer, decoder."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vaevq.config import TokenizerConfig, read_json
+from vaevq.errors import UserError
+from vaevq.nn.autoencoder import Decoder, Encoder
+from vaevq.quantization.build import build_quantizer
+from vaevq.quantization.posterior import Posterior, PosteriorHead
+from vaevq.quantization.quantizer import Quantized
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class TokenizerOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        reconstruction: x̂_q, B×C×H×W about [-1, 1], not clamped.
+        continuous_reconstruction: x̂_c of the same shape, or None where it was not asked for or does not exist.
+        posterior: B×d×h×w.
+        quantized: tokens, latents and the quantizer's loss terms.
+    """
+
+    reconstruction: Tensor
+    continuous_reconstruction: Tensor | None
+    posterior: Posterior
+    quantized: Quantized
+
+
+class Tokenizer(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="vaevq",
+    repo_url="https://arxiv.org/abs/2511.06863",
+    tags=["image-tokenizer", "vector-quantization"],
+):
+    """A discrete visual tokenizer.
+
+    `decode(encode(x), size=x.shape[-2:])` equals the reconstruction of `forward(x)` in evaluation mode.
+
+    Attributes:
+        config: what it takes to build it again.
+        downsample_factor: f; a token stands for f×f pixels. Images of other sizes are padded, and cropped on decode.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.downsample_factor = config.autoencoder.downsample_factor
+        self.quantizer = build_quantizer(config.quantizer)
+        self.encoder = Encoder(config.autoencoder)
+        logvar = self.quantizer.initial_logvar
+        self.head = PosteriorHead(
+            self.encoder.out_channels,
+            self.quantizer.code_dim,
+            variational=logvar is not None,
+            initial_logvar=logvar or 0.0,
+        )
+        self.decoder = Decoder(config.autoencoder, self.quantizer.code_dim)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None, *, continuous: bool = False) -> TokenizerOutput:
+        """Reconstructs images through the quantizer, in training also through the continuous path.
+
+        Args:
+            images: B×C×H×W in [-1, 1], any H and W.
+            noise: the posterior's ε, B×`latent_shape(H, W)`; None draws it. Unused in evaluation mode.
+            continuous: also decode z_c. Both latents go through the decoder in one call (dual-path decoding, eq. 4).
+
+        Raises:
+            UserError: the number of channels is not the model's.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        posterior = self.posterior(images)
+        quantized: Quantized = self.quantizer(posterior, noise)
+        if not (continuous and quantized.continuous is not None):
+            return TokenizerOutput(self.decode_latent(quantized.latent, size), None, posterior, quantized)
+        stacked = self.decode_latent(torch.cat([quantized.latent, quantized.continuous]), size)
+        reconstruction, continuous_reconstruction = stacked.chunk(2)
+        return TokenizerOutput(reconstruction, continuous_reconstruction, posterior, quantized)
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """The posterior of images: B×C×H×W in [-1, 1] to B×d×h×w with h = ⌈H/f⌉ and w = ⌈W/f⌉."""
+        channels = self.config.autoencoder.image_channels
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise UserError(f"this tokenizer takes images B×{channels}×H×W, not {'×'.join(map(str, images.shape))}")
+        height, width = images.shape[-2:]
+        f = self.downsample_factor
+        padding = (0, -width % f, 0, -height % f)
+        posterior: Posterior = self.head(self.encoder(F.pad(images, padding, mode="replicate")))
+        return posterior
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens of images, deterministically (the posterior's mean is quantized).
+
+        Args:
+            images: B×C×H×W in [-1, 1], any H and W.
+
+        Returns:
+            int64 B×⌈H/f⌉×⌈W/f⌉ in [0, K).
+        """
+        return self.quantizer.encode(self.posterior(images))
+
+    def decode(self, tokens: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Images of tokens.
+
+        Args:
+            tokens: integers B×h×w in [0, K).
+            size: (H, W) of the images, where it is no multiple of f; None gives fh × fw.
+
+        Returns:
+            B×C×H×W about [-1, 1], not clamped.
+
+        Raises:
+            UserError: a token outside [0, K), or a size that the grid does not belong to.
+        """
+        return self.decode_latent(self.lookup(tokens), size)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """The latents of tokens: integers B×h×w in [0, K) to B×d×h×w. UserError for a token outside."""
+        if tokens.ndim != 3 or tokens.is_floating_point():
+            raise UserError(f"tokens are integers B×h×w, not {tokens.dtype} {'×'.join(map(str, tokens.shape))}")
+        tokens = tokens.long()
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.quantizer.codebook_size):
+            raise UserError(
+                f"tokens must be in [0, {self.quantizer.codebook_size}), "
+                f"these reach from {int(tokens.min())} to {int(tokens.max())}"
+            )
+        return self.quantizer.lookup(tokens)
+
+    def decode_latent(self, latent: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Images of latents, quantized or not: B×d×h×w to B×C×H×W, cropped to `size` as in `decode`."""
+        f = self.downsample_factor
+        height, width = size or (latent.shape[-2] * f, latent.shape[-1] * f)
+        if (-(-height // f), -(-width // f)) != tuple(latent.shape[-2:]):
+            grid = f"{latent.shape[-2]}×{latent.shape[-1]}"
+            raise UserError(f"size {height}×{width} does not belong to a grid of {grid} tokens with f = {f}")
+        images: Tensor = self.decoder(latent)[..., :height, :width]
+        return images
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(d, h, w) of an H×W image's latent."""
+        f = self.downsample_factor
+        return self.quantizer.code_dim, -(-height // f), -(-width // f)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name these weights and this configuration; token files carry it."""
+        digest = hashlib.sha256(self.config.model_dump_json().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{name}{array.dtype}{array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Writes model.safetensors and config.json; each is written aside and renamed."""
+        weights, config = save_directory / WEIGHTS_FILE, save_directory / CONFIG_FILE
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        aside = weights.with_suffix(".part")
+        save_file(state, aside, metadata={"format": "pt", "digest": self.digest})
+        aside.replace(weights)
+        aside = config.with_suffix(".part")
+        aside.write_text(json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        aside.replace(config)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **hub_options: Any
+    ) -> Self:
+        """A saved tokenizer, in evaluation mode. Nothing that is loaded is run.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a hub name (`owner/name`).
+            hub_options: for a hub name, what `huggingface_hub.snapshot_download` takes (`revision`, `token`, ...).
+
+        Raises:
+            UserError: no such folder or name, a damaged file, weights that are not of the configuration.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = _hub_folder(str(pretrained_model_name_or_path), hub_options)
+        config = read_json(TokenizerConfig, folder / CONFIG_FILE)
+        tokenizer = cls(config)
+        path = folder / WEIGHTS_FILE
+        try:
+            tokenizer.load_state_dict(load_file(path))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; a saved tokenizer has {WEIGHTS_FILE} and {CONFIG_FILE}") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
+        return tokenizer.eval()
+
+
+def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE], **hub_options))
+    except HFValidationError:
+        raise UserError(f"{name}: no such folder, and no hub name (owner/name)") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{name}: no such folder, and the hub does not give it ({reason})") from None

@@ -1,0 +1,183 @@
+"""Encoder and decoder: shapes, every option, and what their start must look like."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vaevq.config import AutoencoderConfig
+from vaevq.nn.autoencoder import Decoder, DepthToSpace, Encoder, SelfAttention, group_norm
+
+
+def small(**options: object) -> AutoencoderConfig:
+    return AutoencoderConfig(**{"base_width": 8, "multipliers": (1, 2, 3), "blocks": 1, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"image_channels": 1},
+        {"image_channels": 4, "upsampling": "nearest"},
+        {"attention_levels": (1, 2)},
+        {"decoder_width": 16, "blocks": 2},
+        {"multipliers": (2,)},
+        {"base_width": 24, "multipliers": (1, 5)},
+    ],
+)
+def test_shapes_follow_the_configuration_and_every_parameter_learns(options: dict[str, object]) -> None:
+    config = small(**options)
+    f = config.downsample_factor
+    encoder, decoder = Encoder(config), Decoder(config, 5)
+    images = torch.randn(2, config.image_channels, 3 * f, 2 * f)
+    features = encoder(images)
+    assert features.shape == (2, encoder.out_channels, 3, 2)
+    assert encoder.out_channels == config.base_width * config.multipliers[-1]
+    reconstruction = decoder(torch.randn(2, 5, 3, 2))
+    assert reconstruction.shape == images.shape
+    (features.square().sum() + reconstruction.square().sum()).backward()
+    silent = [
+        name
+        for network in (encoder, decoder)
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.any()
+    ]
+    assert silent == []
+
+
+def test_released_shape_has_the_expected_number_of_parameters() -> None:
+    config = AutoencoderConfig(base_width=128, decoder_width=64, multipliers=(1, 2, 2, 4), blocks=2)
+    with torch.device("meta"):
+        encoder, decoder = Encoder(config), Decoder(config, 64)
+
+    def conv(inputs: int, outputs: int, size: int = 3) -> int:
+        return inputs * outputs * size * size + outputs
+
+    def block(inputs: int, outputs: int) -> int:
+        shortcut = 0 if inputs == outputs else conv(inputs, outputs, 1)
+        return 2 * inputs + conv(inputs, outputs) + 2 * outputs + conv(outputs, outputs) + shortcut
+
+    expected_encoder = (
+        conv(3, 128)
+        + 2 * block(128, 128)
+        + conv(128, 128)
+        + block(128, 256)
+        + block(256, 256)
+        + conv(256, 256)
+        + 2 * block(256, 256)
+        + conv(256, 256)
+        + block(256, 512)
+        + block(512, 512)
+        + 2 * block(512, 512)
+        + 2 * 512
+    )
+    expected_decoder = (
+        conv(64, 256)
+        + 2 * block(256, 256)
+        + 3 * block(256, 256)
+        + conv(256, 4 * 256)
+        + block(256, 128)
+        + 2 * block(128, 128)
+        + conv(128, 4 * 128)
+        + 3 * block(128, 128)
+        + conv(128, 4 * 128)
+        + block(128, 64)
+        + 2 * block(64, 64)
+        + 2 * 64
+        + conv(64, 3)
+    )
+    assert sum(p.numel() for p in encoder.parameters()) == expected_encoder
+    assert sum(p.numel() for p in decoder.parameters()) == expected_decoder
+
+
+@pytest.mark.parametrize("width", [8, 11, 16, 24, 40, 64, 128, 320])
+def test_group_norm_divides_every_width_and_keeps_two_channels_a_group(width: int) -> None:
+    norm = group_norm(width)
+    assert norm.num_groups <= 32
+    assert width // norm.num_groups >= 2
+    assert norm(torch.randn(2, width, 3, 3)).shape == (2, width, 3, 3)
+    assert group_norm(128).num_groups == 32
+
+
+def test_attention_is_where_the_configuration_says() -> None:
+    def count(network: torch.nn.Module) -> int:
+        return sum(isinstance(m, SelfAttention) for m in network.modules())
+
+    inner, last = small(blocks=2, attention_levels=(1,)), small(blocks=2, attention_levels=(2,))
+    assert (count(Encoder(inner)), count(Decoder(inner, 4))) == (2, 3)
+    assert (count(Encoder(last)), count(Decoder(last, 4))) == (3, 4)  # and once in the middle block
+
+
+def test_attention_equals_its_formula() -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(8).double(), torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    query, key, value = layer.query_key_value(layer.norm(x)).flatten(2).chunk(3, dim=1)
+    weights = (query.transpose(1, 2) @ key / 8**0.5).softmax(dim=-1)
+    attended = (weights @ value.transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+    torch.testing.assert_close(layer(x), x + layer.out(attended), rtol=0, atol=1e-12)
+
+
+def test_depth_to_space_starts_as_nearest_upsampling() -> None:
+    torch.manual_seed(0)
+    layer, x = DepthToSpace(8), torch.randn(2, 8, 5, 4)
+    half = F.conv2d(x, layer.conv.weight[::4], layer.conv.bias[::4], padding=1)
+    torch.testing.assert_close(layer(x), half.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert half.std() > 0.1
+
+
+def test_untrained_decoder_shows_no_checkerboard() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(small(base_width=16), 4)
+    flat = decoder(torch.randn(1, 4, 1, 1).expand(1, 4, 24, 24))[..., 30:-30, 30:-30]
+    assert flat.shape[-1] >= 32
+    assert (
+        flat.std(dim=(-2, -1)).max() < 1e-5
+    )  # a constant latent gives a constant image away from the border
+
+
+def test_networks_are_smooth_functions_in_float64() -> None:
+    torch.manual_seed(0)
+    config = small(multipliers=(1, 2), attention_levels=(1,))
+    encoder, decoder = Encoder(config).double(), Decoder(config, 3).double()
+    images = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: decoder(encoder(x)[:, :3]), images)
+
+
+def test_gradient_checkpointing_changes_memory_only() -> None:
+    torch.manual_seed(0)
+    config = small(attention_levels=(2,))
+    encoder, decoder = Encoder(config).double(), Decoder(config, encoder_width(config)).double()
+    images = torch.randn(2, 3, 16, 8, dtype=torch.float64)
+
+    def gradients() -> list[torch.Tensor]:
+        parameters = [*encoder.parameters(), *decoder.parameters()]
+        return list(torch.autograd.grad(decoder(encoder(images)).square().mean(), parameters))
+
+    def kept_bytes() -> int:
+        kept = 0
+
+        def count(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            decoder(encoder(images))
+        return kept
+
+    plain, plain_bytes = gradients(), kept_bytes()
+    encoder.gradient_checkpointing = decoder.gradient_checkpointing = True
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert kept_bytes() < plain_bytes / 2
+    encoder.eval(), decoder.eval()
+    assert kept_bytes() > plain_bytes / 2  # only training recomputes
+
+
+def encoder_width(config: AutoencoderConfig) -> int:
+    return config.base_width * config.multipliers[-1]
+
+
+def test_last_layer_is_the_weight_of_the_final_convolution() -> None:
+    decoder = Decoder(small(), 4)
+    assert decoder.last_layer is decoder.conv_out.weight
+    assert decoder.last_layer.shape == (3, 8, 3, 3)
