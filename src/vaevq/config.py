@@ -101,6 +101,7 @@ class PlainConfig(CodebookShape):
     """Plain VQ (VQ-VAE, VQGAN): the baseline."""
 
     kind: Literal["vq"] = "vq"
+    initial_logvar: None = None  # no posterior: the encoder gives a point
     codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖², the encoder's side
 
@@ -161,6 +162,13 @@ class DataConfig(Section):
     workers: int = Field(default=0, ge=0)
     cache_mib: int = Field(default=1024, ge=0)  # decoded images kept in memory, a process
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale must be 0 < low <= high <= 1, not {low:g}, {high:g}")
+        return self
+
 
 class TrainConfig(Section):
     """Optimization. Progress, schedules and intervals are counted in images seen."""
@@ -180,6 +188,7 @@ class TrainConfig(Section):
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     log_every: int = Field(default=1_600, ge=1)
     evaluate_every: int = Field(default=16_000, ge=1)
+    evaluate_images: int = Field(default=64, ge=1)  # held-out images of the quick evaluations on the way
     checkpoint_every: int = Field(default=16_000, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     tensorboard: bool = True
@@ -321,13 +330,15 @@ def recipe_names() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in files("vaevq.recipes").iterdir() if p.name.endswith(".yaml"))
 
 
-def load_run_config(recipe: str | Path, overrides: Sequence[str] = (), **sections: Mapping[str, Any]) -> RunConfig:
+def load_run_config(
+    recipe: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Reads a recipe and lays overrides on it.
 
     Args:
         recipe: the name of a packaged recipe or the path of a YAML file.
         overrides: `dotted.key=value` strings; values are read as YAML.
-        sections: further sections, laid on top of everything (what flags of the command set).
+        flags: a tree that is laid on top of everything (what flags of the command set).
 
     Raises:
         UserError: a file that is absent or no YAML, an unknown field (with the nearest right name), a wrong type:
@@ -349,9 +360,19 @@ def load_run_config(recipe: str | Path, overrides: Sequence[str] = (), **section
         raise UserError(f"{recipe}: a recipe is a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
         tree = merged(tree, _override_tree(override))
-    for name, section in sections.items():
-        tree = merged(tree, {name: section})
-    return validate(RunConfig, tree, str(recipe))
+    return validate(RunConfig, merged(tree, flags or {}), str(recipe))
+
+
+def load_section(model: type[T], overrides: Sequence[str], base: T) -> T:
+    """A section of the configuration: `base` with `key=value` overrides laid on it, validated whole.
+
+    Raises:
+        UserError: an unknown key, a wrong type.
+    """
+    tree = base.model_dump(mode="json")
+    for override in overrides:
+        tree = merged(tree, _override_tree(override))
+    return validate(model, tree, "options")
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
+from vaevq.files import write_text, written_aside
 from vaevq.nn.autoencoder import Decoder, Encoder
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
@@ -62,16 +63,12 @@ class Tokenizer(
         super().__init__()
         self.config = config
         self.downsample_factor = config.autoencoder.downsample_factor
-        self.quantizer = build_quantizer(config.quantizer)
+        # In this order, networks that start from one seed do not depend on the quantizer that they are compared with.
+        code_dim = config.quantizer.code_dim
         self.encoder = Encoder(config.autoencoder)
-        logvar = self.quantizer.initial_logvar
-        self.head = PosteriorHead(
-            self.encoder.out_channels,
-            self.quantizer.code_dim,
-            variational=logvar is not None,
-            initial_logvar=logvar or 0.0,
-        )
-        self.decoder = Decoder(config.autoencoder, self.quantizer.code_dim)
+        self.decoder = Decoder(config.autoencoder, code_dim)
+        self.head = PosteriorHead(self.encoder.out_channels, code_dim, config.quantizer.initial_logvar)
+        self.quantizer = build_quantizer(config.quantizer)
 
     def forward(self, images: Tensor, noise: Tensor | None = None, *, continuous: bool = False) -> TokenizerOutput:
         """Reconstructs images through the quantizer, in training also through the continuous path.
@@ -168,24 +165,18 @@ class Tokenizer(
         return digest.hexdigest()[:16]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Writes model.safetensors and config.json; each is written aside and renamed."""
-        weights, config = save_directory / WEIGHTS_FILE, save_directory / CONFIG_FILE
+        """Writes model.safetensors and config.json, each whole or not at all."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        aside = weights.with_suffix(".part")
-        save_file(state, aside, metadata={"format": "pt", "digest": self.digest})
-        aside.replace(weights)
-        aside = config.with_suffix(".part")
-        aside.write_text(json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
-        aside.replace(config)
+        with written_aside(save_directory / WEIGHTS_FILE) as aside:
+            save_file(state, aside, metadata={"format": "pt"})
+        write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | Path, **hub_options: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
         """A saved tokenizer, in evaluation mode. Nothing that is loaded is run.
 
         Args:
-            pretrained_model_name_or_path: a folder, or a hub name (`owner/name`).
+            pretrained_model_name_or_path: a model folder, a run folder, or a hub name (`owner/name`).
             hub_options: for a hub name, what `huggingface_hub.snapshot_download` takes (`revision`, `token`, ...).
 
         Raises:
@@ -194,6 +185,8 @@ class Tokenizer(
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             folder = _hub_folder(str(pretrained_model_name_or_path), hub_options)
+        elif (folder / "model").is_dir():
+            folder = folder / "model"
         config = read_json(TokenizerConfig, folder / CONFIG_FILE)
         tokenizer = cls(config)
         path = folder / WEIGHTS_FILE

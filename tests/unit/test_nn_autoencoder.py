@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from vaevq.config import AutoencoderConfig
-from vaevq.nn.autoencoder import Decoder, DepthToSpace, Encoder, SelfAttention, group_norm
+from vaevq.nn.autoencoder import Decoder, DepthToSpace, Encoder, SelfAttention
+from vaevq.nn.normalization import group_norm
 
 
 def small(**options: object) -> AutoencoderConfig:
@@ -126,12 +127,11 @@ def test_depth_to_space_starts_as_nearest_upsampling() -> None:
 
 def test_untrained_decoder_shows_no_checkerboard() -> None:
     torch.manual_seed(0)
-    decoder = Decoder(small(base_width=16), 4)
-    flat = decoder(torch.randn(1, 4, 1, 1).expand(1, 4, 24, 24))[..., 30:-30, 30:-30]
-    assert flat.shape[-1] >= 32
-    assert (
-        flat.std(dim=(-2, -1)).max() < 1e-5
-    )  # a constant latent gives a constant image away from the border
+    decoder = Decoder(small(base_width=16, multipliers=(1, 2)), 4)
+    whole = decoder(torch.randn(1, 4, 1, 1).expand(1, 4, 36, 36))
+    inner = whole[..., 28:-28, 28:-28]  # out of reach of the zero padding at the border
+    assert inner.shape[-1] == 16
+    assert inner.std(dim=(-2, -1)).max() < 1e-5
 
 
 def test_networks_are_smooth_functions_in_float64() -> None:
@@ -139,7 +139,7 @@ def test_networks_are_smooth_functions_in_float64() -> None:
     config = small(multipliers=(1, 2), attention_levels=(1,))
     encoder, decoder = Encoder(config).double(), Decoder(config, 3).double()
     images = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: decoder(encoder(x)[:, :3]), images)
+    assert torch.autograd.gradcheck(lambda x: decoder(encoder(x)[:, :3]), images, fast_mode=True)
 
 
 def test_gradient_checkpointing_changes_memory_only() -> None:

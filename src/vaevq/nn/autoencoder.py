@@ -6,15 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vaevq.config import AutoencoderConfig
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """A GroupNorm with as many groups as divide `width`, at most 32, each of two channels or more.
-
-    A group of one channel would normalise every channel by itself and so erase its mean over the image.
-    """
-    groups = next(g for g in range(max(1, min(32, width // 2)), 0, -1) if width % g == 0)
-    return nn.GroupNorm(groups, width, eps=1e-6)
+from vaevq.nn.normalization import group_norm
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

@@ -48,15 +48,16 @@ class Posterior:
 class PosteriorHead(nn.Module):
     """Encoder features to a posterior: one 1×1 convolution for μ and, where it is variational, one for log σ².
 
-    The second starts as the constant `initial_logvar`. Two heads rather than one split in halves, so that every
+    The second starts as the constant `initial_logvar`; None makes a point mass. Two heads rather than one split in halves, so that every
     quantizer of one code_dim starts from the same mean head.
     """
 
-    def __init__(self, width: int, code_dim: int, *, variational: bool, initial_logvar: float = 0.0) -> None:
+    def __init__(self, width: int, code_dim: int, initial_logvar: float | None = None) -> None:
         super().__init__()
         self.mean = nn.Conv2d(width, code_dim, kernel_size=1)
-        self.logvar = nn.Conv2d(width, code_dim, kernel_size=1) if variational else None
-        if self.logvar is not None:
+        self.logvar: nn.Conv2d | None = None
+        if initial_logvar is not None:
+            self.logvar = nn.Conv2d(width, code_dim, kernel_size=1)
             nn.init.zeros_(self.logvar.weight)
             assert self.logvar.bias is not None
             nn.init.constant_(self.logvar.bias, initial_logvar)

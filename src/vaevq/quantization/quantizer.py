@@ -32,12 +32,10 @@ class Quantizer(nn.Module):
     Attributes:
         code_dim: d.
         codebook_size: K.
-        initial_logvar: where the posterior's log σ² starts; None for a quantizer that takes a point mass.
     """
 
     code_dim: int
     codebook_size: int
-    initial_logvar: float | None = None
 
     @property
     @abstractmethod

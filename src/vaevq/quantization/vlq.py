@@ -33,7 +33,6 @@ class VariationalLatentQuantizer(Quantizer):
         self.config = VariationalConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
         self.code_dim = code_dim
         self.codebook_size = codebook_size
-        self.initial_logvar = self.config.initial_logvar
         self.codebook = Codebook(codebook_size, code_dim, projection=self.config.projection == "linear")
         needs_moments = self.config.dcr_weight > 0 and self.config.dcr_target == "aggregate_posterior"
         self.moments = RunningMoments(code_dim) if needs_moments else None

@@ -1,0 +1,116 @@
+"""Image files to a token file and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vaevq.config import EvalConfig
+from vaevq.data.images import save_png
+from vaevq.data.index import ImageIndex
+from vaevq.data.loader import evaluation_batches
+from vaevq.data.tokens import TokenFile
+from vaevq.errors import UserError
+from vaevq.files import require_absent
+from vaevq.tokenizer import Tokenizer
+
+Progress = Callable[[int], None]
+"""Told how many images are done."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of image files.
+
+    Attributes:
+        file: the token file's content.
+        unreadable: `name: reason` of each file that was skipped.
+    """
+
+    file: TokenFile
+    unreadable: tuple[str, ...]
+
+
+@torch.inference_mode()
+def encode_images(
+    tokenizer: Tokenizer,
+    index: ImageIndex,
+    config: EvalConfig,
+    device: torch.device,
+    progress: Progress = lambda done: None,
+) -> Encoded:
+    """Encodes images deterministically.
+
+    Args:
+        tokenizer: in evaluation mode, on `device`.
+        index: the images.
+        config: how they are prepared (`resize`, `crop`; both None keep every image whole) and the batch size.
+
+    Raises:
+        UserError: no image could be read.
+    """
+    tokens, sizes, names, labels = [], [], [], []
+    unreadable: list[str] = []
+    for batch in evaluation_batches(index, config, tokenizer.config.autoencoder.image_channels):
+        unreadable += batch.unreadable
+        if not batch.names:
+            continue
+        grids = tokenizer.encode(batch.images.to(device)).cpu().numpy()
+        tokens += list(grids)
+        sizes += [(batch.images.shape[-2], batch.images.shape[-1])] * len(grids)
+        names += batch.names
+        labels += batch.labels.tolist() if batch.labels is not None else []
+        progress(len(names))
+    if not names:
+        raise UserError(f"none of {len(unreadable)} files could be read: {unreadable[0]}")
+    file = TokenFile(
+        tokens=tuple(tokens),
+        sizes=tuple(sizes),
+        names=tuple(names),
+        codebook_size=tokenizer.quantizer.codebook_size,
+        downsample_factor=tokenizer.downsample_factor,
+        model_digest=tokenizer.digest,
+        labels=tuple(labels) if labels else None,
+    )
+    return Encoded(file, tuple(unreadable))
+
+
+@torch.inference_mode()
+def decode_tokens(
+    tokenizer: Tokenizer,
+    file: TokenFile,
+    folder: Path,
+    device: torch.device,
+    *,
+    force: bool = False,
+    progress: Progress = lambda done: None,
+) -> list[Path]:
+    """Writes one PNG an image, of its original size, under its name in the token file.
+
+    Raises:
+        UserError: the file was made by another model, or a picture would be overwritten (unless `force`).
+    """
+    file.check_model(tokenizer.digest, tokenizer.quantizer.codebook_size)
+    paths = _output_paths(folder, file.names)
+    require_absent(paths, force=force)
+    for done, (path, grid, size) in enumerate(zip(paths, file.tokens, file.sizes, strict=True), start=1):
+        image = tokenizer.decode(torch.from_numpy(grid)[None].to(device), size)[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image, path)
+        progress(done)
+    return paths
+
+
+def _output_paths(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """`folder/name.png` for each name, inside the folder whatever the name, and no two alike."""
+    paths, taken = [], set[Path]()
+    for name in names:
+        parts = [part for part in Path(name).with_suffix("").parts if part not in ("/", "..", ".")]
+        stem = folder.joinpath(*parts or ["image"])
+        path, number = stem.with_name(f"{stem.name}.png"), 2
+        while path in taken:
+            path, number = stem.with_name(f"{stem.name}-{number}.png"), number + 1
+        taken.add(path)
+        paths.append(path)
+    return paths

@@ -1,0 +1,142 @@
+"""Finds the images of a location: a folder, class folders, a list file or webdataset shards, in one fixed order."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from vaevq.data.entries import ImageEntry, ImageIndex, is_image_name, natural_key
+from vaevq.data.images import IMAGE_EXTENSIONS
+from vaevq.data.shards import expand_pattern, index_shards
+from vaevq.data.split import Split, check_disjoint, split
+from vaevq.errors import UserError
+
+__all__ = ["ImageEntry", "ImageIndex", "Split", "check_disjoint", "find_all", "find_images", "read_list", "split"]
+
+
+def find_images(location: str | Path) -> ImageIndex:
+    """Indexes the images of a location.
+
+    Args:
+        location: a folder (searched at any depth; names that start with a dot are skipped, and where every image lies
+            in a sub-folder the first sub-folder is its class), a list file (`.txt`, see `read_list`), one image,
+            a `.tar` shard, a pattern of shards like `train-{000..099}.tar`, or a folder of shards (see
+            `vaevq.data.shards`).
+
+    Raises:
+        UserError: the location is absent, empty, or none of these.
+    """
+    location = str(location)
+    path = Path(location).expanduser()
+    if path.is_dir():
+        return _index_folder(path, location)
+    if not path.exists() and "{" in location:
+        return index_shards(expand_pattern(str(path)), location)
+    if not path.exists():
+        raise UserError(f"{location}: no such file or folder")
+    if path.suffix.lower() == ".txt":
+        return read_list(path, location)
+    if is_image_name(path.name):
+        return ImageIndex(location, (ImageEntry(path.name, None, str(path)),))
+    return index_shards([path], location)
+
+
+def find_all(locations: Sequence[str]) -> ImageIndex:
+    """The images of several locations, one after another; names start with their location, and labels are dropped.
+
+    Raises:
+        UserError: no location, or one that `find_images` refuses.
+    """
+    if not locations:
+        raise UserError("name at least one image, folder, list file or shard")
+    if len(locations) == 1:
+        return find_images(locations[0])
+    entries: list[ImageEntry] = []
+    for location in locations:
+        index = find_images(location)
+        single = len(index) == 1 and is_image_name(Path(location).name)
+        prefix = "" if single else f"{Path(location).name}/"
+        entries += [replace(entry, name=f"{prefix}{entry.name}", label=None) for entry in index]
+    return ImageIndex(", ".join(locations), tuple(entries))
+
+
+def read_list(path: Path, location: str) -> ImageIndex:
+    """A list file: one image path a line, relative to the list's folder, optionally a tab and a label.
+
+    Lines that start with # and empty lines are skipped. Labels are whole numbers, or class names that are numbered in
+    natural order; either every line has one or none.
+
+    Raises:
+        UserError: the list is empty, is no UTF-8 text, has labels on some lines only, or its first image is absent
+            (a wrong folder shows here; later ones count as unreadable when their turn comes).
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{location}: not a list of images (no UTF-8 text)") from None
+    names: list[str] = []
+    labels: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, label = (part.strip() for part in line.partition("\t"))
+        if names and bool(label) != bool(labels):
+            raise UserError(f"{location}, line {number}: either every line has a tab and a label, or none has")
+        names.append(name)
+        labels += [label] if label else []
+    if not names:
+        raise UserError(f"{location}: the list names no image")
+    files = [path.parent / name for name in names]
+    if not files[0].is_file():
+        raise UserError(f"{location}: {names[0]}: no such file in {path.parent}, which the list's paths start from")
+    classes, numbers = _number_labels(labels, location)
+    entries = (
+        ImageEntry(PurePosixPath(Path(name)).as_posix(), numbers[i] if numbers else None, str(files[i]))
+        for i, name in enumerate(names)
+    )
+    return ImageIndex(location, tuple(entries), classes)
+
+
+def _index_folder(folder: Path, location: str) -> ImageIndex:
+    names = sorted(_walk(folder), key=natural_key)
+    images = [name for name in names if is_image_name(name.rpartition("/")[2])]
+    if not images:
+        shards = [folder / name for name in names if name.endswith(".tar")]
+        if shards:
+            return index_shards(shards, location)
+        raise UserError(f"{location}: no image found (files that end in {' '.join(IMAGE_EXTENSIONS)} are looked for)")
+    first = [name.partition("/")[0] for name in images] if all("/" in name for name in images) else []
+    classes = tuple(sorted(set(first), key=natural_key))
+    number = {name: i for i, name in enumerate(classes)}
+    entries = (
+        ImageEntry(name, number[name.partition("/")[0]] if classes else None, str(folder / name)) for name in images
+    )
+    return ImageIndex(location, tuple(entries), classes)
+
+
+def _walk(folder: Path) -> Iterable[str]:
+    """Names of all files below `folder`; links to folders are followed, each folder is entered once."""
+
+    def stop(error: OSError) -> None:
+        raise UserError(f"{error.filename}: {(error.strerror or 'cannot be read').lower()}") from None
+
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        base = Path(parent).relative_to(folder)
+        yield from ((base / name).as_posix() for name in files if not name.startswith("."))
+
+
+def _number_labels(labels: Sequence[str], location: str) -> tuple[tuple[str, ...], list[int]]:
+    if not all(re.fullmatch("[0-9]{1,6}", label) for label in labels):
+        classes = tuple(sorted(set(labels), key=natural_key))
+        number = {name: i for i, name in enumerate(classes)}
+        return classes, [number[label] for label in labels]
+    numbers = [int(label) for label in labels]
+    return tuple(str(i) for i in range(max(numbers) + 1)) if numbers else (), numbers

@@ -1,0 +1,258 @@
+"""The token file: images as tokens, with what is needed to decode them and to refuse the wrong decoder.
+
+One safetensors file. Tensors: `tokens`, all images' tokens one after another, row by row, in the smallest of uint8,
+uint16 and int32 that holds K − 1; `grids`, int32 N×2 (h, w) or N×3 (h, w, q); `sizes`, int32 N×2, the original height
+and width; optionally `labels`, int64 N. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"),
+`codebook_size`, `downsample_factor`, `codes_per_position` (q), `model_digest`, `names` (a JSON list) and `checksum`
+(SHA-256, hexadecimal, over the other metadata as JSON with sorted keys, then for each tensor in alphabetical order
+its name, its type, its shape as JSON and its little-endian bytes).
+"""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from vaevq.errors import UserError
+
+FORMAT = "vaevq-tokens"
+FORMAT_VERSION = "1"
+NAMES_LIMIT = 90_000_000
+"""Bytes of names a file: safetensors refuses headers of more than 100 MB."""
+
+_TYPES = {"tokens": ("U8", "U16", "I32"), "grids": ("I32",), "sizes": ("I32",), "labels": ("I64",)}
+_METADATA = {
+    "format",
+    "format_version",
+    "codebook_size",
+    "downsample_factor",
+    "codes_per_position",
+    "model_digest",
+    "names",
+    "checksum",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TokenFile:
+    """The tokens of N ≥ 1 images, checked against one another when it is made.
+
+    Attributes:
+        tokens: N integer arrays h×w, or all h×w×q, with values in [0, K).
+        sizes: N original sizes (H, W) in pixels, with h = ⌈H/f⌉ and w = ⌈W/f⌉.
+        names: N image names.
+        codebook_size: K.
+        downsample_factor: f.
+        model_digest: `Tokenizer.digest` of the model that made the tokens.
+        labels: N class numbers, or None.
+        source: what error messages call the file.
+
+    Raises:
+        UserError: the parts do not fit together.
+    """
+
+    tokens: tuple[npt.NDArray[np.int64], ...]
+    sizes: tuple[tuple[int, int], ...]
+    names: tuple[str, ...]
+    codebook_size: int
+    downsample_factor: int
+    model_digest: str
+    labels: tuple[int, ...] | None = None
+    source: str = field(default="the token file", repr=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.tokens)
+        if count == 0:
+            raise UserError("a token file holds at least one image")
+        if not 2 <= self.codebook_size <= 2**31 or self.downsample_factor < 1:
+            raise UserError(
+                f"codebook size {self.codebook_size} and downsampling factor {self.downsample_factor} are no model's"
+            )
+        for what, values in (("sizes", self.sizes), ("names", self.names), ("labels", self.labels)):
+            if values is not None and len(values) != count:
+                raise UserError(f"{len(values)} {what} for the tokens of {count} images")
+        for array, size, name in zip(self.tokens, self.sizes, self.names, strict=True):
+            self._check_image(array, size, name)
+
+    def _check_image(self, array: npt.NDArray[np.int64], size: tuple[int, int], name: str) -> None:
+        expected = tuple(math.ceil(side / self.downsample_factor) for side in size)
+        if min(size) < 1 or array.shape[:2] != expected or array.shape[2:] != self.tokens[0].shape[2:]:
+            raise UserError(
+                f"'{name}': a grid of {'×'.join(map(str, array.shape))} tokens does not fit an image of "
+                f"{size[0]}×{size[1]} pixels at downsampling factor {self.downsample_factor}"
+            )
+        if array.ndim not in (2, 3) or array.dtype.kind not in "iu" or array.size == 0:
+            raise UserError(f"'{name}': tokens are integers h×w or h×w×q, not {array.dtype} {array.shape}")
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= self.codebook_size:
+            outside = low if low < 0 else high
+            raise UserError(f"'{name}': token {outside} is outside the codebook of {self.codebook_size} codewords")
+
+    @property
+    def codes_per_position(self) -> int:
+        """q, 1 where tokens are h×w."""
+        return self.tokens[0].shape[2] if self.tokens[0].ndim == 3 else 1
+
+    def check_model(self, digest: str, codebook_size: int) -> None:
+        """Passes if the model with this digest and codebook made these tokens.
+
+        Raises:
+            UserError: it is another model.
+        """
+        if (digest, codebook_size) != (self.model_digest, self.codebook_size):
+            raise UserError(
+                f"{self.source} was made by model {self.model_digest} (K = {self.codebook_size}), "
+                f"this model is {digest} (K = {codebook_size}): decode it with the model that made it"
+            )
+
+
+def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> None:
+    """Writes the file aside and moves it into place, so that a reader never sees half of one. Folders are made.
+
+    Raises:
+        UserError: the file exists and `force` is not set, or it cannot be written.
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path} exists: choose another name or overwrite it with --force")
+    dtype = _token_type(content.codebook_size)
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "tokens": np.concatenate([array.reshape(-1).astype(dtype) for array in content.tokens]),
+        "grids": np.array([array.shape for array in content.tokens], dtype=np.int32),
+        "sizes": np.array(content.sizes, dtype=np.int32),
+    }
+    if content.labels is not None:
+        tensors["labels"] = np.array(content.labels, dtype=np.int64)
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "codebook_size": str(content.codebook_size),
+        "downsample_factor": str(content.downsample_factor),
+        "codes_per_position": str(content.codes_per_position),
+        "model_digest": content.model_digest,
+        # ASCII: file names that are no valid text carry lone surrogates, which only survive escaped.
+        "names": json.dumps(content.names),
+    }
+    if len(metadata["names"]) > NAMES_LIMIT:
+        raise UserError(f"{path}: the names of {len(content.names)} images are too long for one file: write several")
+    metadata["checksum"] = _checksum(metadata, tensors)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        try:
+            save_file(tensors, aside, metadata)
+            with Path(aside).open("rb") as written:
+                os.fsync(written.fileno())
+            Path(aside).replace(path)
+        finally:
+            Path(aside).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written: {error}") from None
+
+
+def read_token_file(path: Path) -> TokenFile:
+    """Reads a token file and checks all of it.
+
+    Raises:
+        UserError: the file is absent, no token file, of another format version, damaged, or inconsistent.
+    """
+    try:
+        with safe_open(path, framework="np") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            _check_header(metadata, {name: opened.get_slice(name).get_dtype() for name in opened.keys()})  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if _checksum(metadata, tensors) != metadata["checksum"]:
+            raise UserError("damaged: its checksum does not match its content")
+        return _assemble(metadata, tensors, path.name)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except SafetensorError:
+        raise UserError(f"{path}: not a safetensors file, or cut short") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _check_header(metadata: Mapping[str, str], types: Mapping[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise UserError("a safetensors file, but not a vaevq token file")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"token format version {metadata.get('format_version')}, this vaevq reads version {FORMAT_VERSION}"
+        )
+    if set(metadata) != _METADATA:
+        raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA))}")
+    if not {"tokens", "grids", "sizes"} <= set(types) <= set(_TYPES):
+        raise UserError(f"damaged: it holds the tensors {', '.join(sorted(types))}")
+    for name, dtype in types.items():
+        if dtype not in _TYPES[name]:
+            raise UserError(f"damaged: '{name}' is of type {dtype}")
+
+
+def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]], source: str) -> TokenFile:
+    """The content of a file whose checksum is right; whoever wrote it may still have put nonsense into it."""
+    codebook_size = _integer(metadata, "codebook_size")
+    flat, grids, sizes = tensors["tokens"], tensors["grids"], tensors["sizes"]
+    if flat.ndim != 1 or grids.ndim != 2 or grids.shape[1] not in (2, 3) or sizes.shape != (len(grids), 2):
+        raise UserError(f"shapes of tokens, grids and sizes are {flat.shape}, {grids.shape} and {sizes.shape}")
+    labels = tensors.get("labels")
+    if labels is not None and labels.ndim != 1:
+        raise UserError(f"labels are of shape {labels.shape}")
+    lengths = grids.astype(np.int64).prod(axis=1)
+    # Each length on its own as well: products of damaged grids could cancel or wrap around.
+    if (grids < 1).any() or (lengths > flat.size).any() or lengths.sum() != flat.size:
+        raise UserError(f"the grids do not add up to its {flat.size} tokens")
+    try:
+        names = json.loads(metadata["names"])
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError("its names are no JSON list of strings")
+    parts = np.split(flat.astype(np.int64), np.cumsum(lengths)[:-1])
+    content = TokenFile(
+        tokens=tuple(part.reshape(shape) for part, shape in zip(parts, grids.tolist(), strict=True)),
+        sizes=tuple((height, width) for height, width in sizes.tolist()),
+        names=tuple(names),
+        codebook_size=codebook_size,
+        downsample_factor=_integer(metadata, "downsample_factor"),
+        model_digest=metadata["model_digest"],
+        labels=None if labels is None else tuple(labels.tolist()),
+        source=source,
+    )
+    if content.codes_per_position != _integer(metadata, "codes_per_position"):
+        raise UserError(f"codes_per_position is {metadata['codes_per_position']}, its grids say otherwise")
+    return content
+
+
+def _integer(metadata: Mapping[str, str], key: str) -> int:
+    text = metadata[key]
+    if not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise UserError(f"its {key} is '{text[:40]}', not a number")
+    return int(text)
+
+
+def _token_type(codebook_size: int) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
+    if codebook_size <= 2**8:
+        return np.uint8
+    return np.uint16 if codebook_size <= 2**16 else np.int32
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    stated = {key: value for key, value in metadata.items() if key != "checksum"}
+    digest.update(json.dumps(stated, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tensor.dtype.name}{json.dumps(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""Files written whole or not at all: aside, synced, then renamed."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vaevq.errors import UserError
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; at the end it is synced and takes `path`'s place.
+
+    After an error nothing is left, and what stood at `path` still stands.
+
+    Raises:
+        UserError: the file cannot be written (no room, no permission, no such folder).
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from None
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text)
+
+
+def require_absent(paths: Iterable[Path], *, force: bool) -> None:
+    """Refuses to overwrite.
+
+    Raises:
+        UserError: one of `paths` exists and `force` is not set.
+    """
+    standing = [path for path in paths if path.exists()]
+    if standing and not force:
+        more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
+        raise UserError(f"{standing[0]}{more} already there; --force overwrites")

@@ -1,0 +1,111 @@
+"""The result of an evaluation: figures with the protocol they were measured under, for people and for programs."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+from vaevq.errors import UserError
+
+
+class FigureRow(NamedTuple):
+    """A line of a table: the figure's name, its value as text with the unit, and what it is."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and how.
+
+    Attributes:
+        figures: name to value. Shares are between 0 and 1; names of feature distances carry the network's.
+        protocol: everything that has to be equal for two results to be comparable, and what was measured.
+        histogram: how often each of the K codewords occurs.
+        images: N, how many images were measured.
+        notes: what a reader has to know before quoting a figure.
+        best: `{"name": …, figure: value, …}` of at most eight images, the best first, by the first image figure.
+        worst: the same from the other end.
+        unreadable: names of at most the first twenty images that could not be read.
+    """
+
+    figures: dict[str, float]
+    protocol: dict[str, Any]
+    histogram: list[int]
+    images: int
+    notes: list[str] = field(default_factory=list)
+    best: list[dict[str, Any]] = field(default_factory=list)
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Any, source: str = "eval.json") -> Self:
+        """The inverse of `to_json`. Fields that this version does not know are passed over.
+
+        Args:
+            tree: what `json.load` gives.
+            source: what errors call the file.
+
+        Raises:
+            UserError: it is no evaluation.
+        """
+        kinds = {"figures": dict, "protocol": dict, "histogram": list, "images": int}
+        optional = {"notes": list, "best": list, "worst": list, "unreadable": list}
+        if not isinstance(tree, Mapping):
+            raise UserError(f"{source}: not the result of vaevq eval")
+        for name, kind in (kinds | optional).items():
+            if not isinstance(tree.get(name, None if name in kinds else []), kind):
+                raise UserError(f"{source}: not the result of vaevq eval: '{name}' is missing or of another type")
+        return cls(**{name: tree[name] for name in kinds | optional if name in tree})
+
+    def rows(self) -> list[FigureRow]:
+        """The figures for a table, in the order in which they were measured."""
+        return [_row(name, value) for name, value in self.figures.items()]
+
+
+_MEANINGS = {
+    "psnr": ("{:.2f} dB", "peak signal-to-noise ratio, mean over images"),
+    "psnr_deviation": ("{:.2f} dB", "its standard deviation over images"),
+    "ssim": ("{:.4f}", "structural similarity, mean over images; 1 is equal"),
+    "ssim_deviation": ("{:.4f}", "its standard deviation over images"),
+    "lpips_alexnet": ("{:.4f}", "perceptual distance in AlexNet's features, mean over images; 0 is equal"),
+    "lpips_alexnet_deviation": ("{:.4f}", "its standard deviation over images"),
+    "lpips_vgg16": ("{:.4f}", "perceptual distance in VGG16's features, mean over images; 0 is equal"),
+    "lpips_vgg16_deviation": ("{:.4f}", "its standard deviation over images"),
+    "rfid": ("{:.3f}", "Fréchet distance in the standard Inception features"),
+    "rkid": ("{:.6f}", "kernel distance in the standard Inception features, mean over blocks"),
+    "rkid_standard_error": ("{:.6f}", "its standard error over blocks"),
+    "usage": ("{:.2%}", "share of the codewords that occur"),
+    "usage_ceiling": ("{:.2%}", "usage that a perfectly uniform tokenizer shows on so many tokens, 1 − e^(−T/K)"),
+    "usage_of_ceiling": ("{:.2%}", "usage as a share of that ceiling"),
+    "perplexity": ("{:,.1f} codewords", "2^entropy of the tokens; K would be uniform"),
+    "perplexity_share": ("{:.2%}", "perplexity / K"),
+    "dead_codewords": ("{:,}", "codewords that never occur"),
+    "tokens": ("{:,}", "T, the tokens that were counted"),
+    "tokens_per_codeword": ("{:.2f}", "T/K; claims about usage need at least 30"),
+    "entropy_bits": ("{:.3f} bits", "entropy a token"),
+    "bits_per_pixel": ("{:.5f} bits", "a pixel, each token written with log₂K bits"),
+    "bits_per_pixel_entropy": ("{:.5f} bits", "a pixel, tokens coded at their entropy"),
+}
+
+
+def _row(name: str, value: float) -> FigureRow:
+    if name in _MEANINGS:
+        form, meaning = _MEANINGS[name]
+    elif name.startswith("fd_"):
+        network = name.removeprefix("fd_")
+        form, meaning = "{:.3f}", f"Fréchet distance in {network} features; not comparable with published rFID"
+    elif name.startswith("kid_") and name.endswith("_standard_error"):
+        form, meaning = _MEANINGS["rkid_standard_error"]
+    elif name.startswith("kid_"):
+        network = name.removeprefix("kid_")
+        form, meaning = "{:.6f}", f"kernel distance in {network} features, mean over blocks; not comparable with KID"
+    else:
+        form, meaning = "{:g}", ""
+    return FigureRow(name, form.format(value), meaning)

@@ -1,0 +1,116 @@
+"""Weight files of other projects' networks: read without running what is in them, loaded strictly, known by hash."""
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaevq.errors import UserError
+
+# Under NumPy 1 this function lives in numpy.core, under NumPy 2 in numpy._core; pickles name either.
+_RECONSTRUCT = np.ndarray(0).__reduce__()[0]
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
+class _ForbiddenError(pickle.UnpicklingError):
+    """The pickle asks for something that is no array."""
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise _ForbiddenError(f"it asks for {module}.{name}, which no plain array needs")
+        return _ALLOWED[module, name]
+
+
+def checksum(file: Path) -> str:
+    """SHA-256 of a file, 64 hex characters; UserError where it cannot be read."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        _refuse(file, error.strerror or str(error))
+
+
+def read_array_pickle(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a pickled tree of dicts, named by their path: `{"AlexNet_0/Conv_0/bias": ...}`.
+
+    Raises:
+        UserError: the file is absent, damaged, or holds anything but dicts of float arrays; nothing of it is run.
+    """
+    try:
+        with file.open("rb") as stream:
+            tree = _ArrayUnpickler(stream).load()
+    except OSError as error:
+        _refuse(file, error.strerror or str(error))
+    except _ForbiddenError as error:
+        _refuse(file, f"not a pickle of plain arrays: {error}")
+    except Exception:  # a damaged pickle can fail in any way at all
+        _refuse(file, "no pickle of plain arrays, damaged or cut short")
+    arrays: dict[str, np.ndarray] = {}
+    _flatten(file, tree, "", arrays)
+    return arrays
+
+
+def _flatten(file: Path, node: object, name: str, arrays: dict[str, np.ndarray]) -> None:
+    if isinstance(node, dict):
+        for key, below in node.items():
+            _flatten(file, below, f"{name}/{key}" if name else str(key), arrays)
+    elif isinstance(node, np.ndarray) and node.dtype.kind == "f":
+        arrays[name] = node
+    else:
+        _refuse(file, f"not a pickle of plain arrays: '{name}' is a {type(node).__name__}")
+
+
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file that torch.save wrote of a state dict.
+
+    Raises:
+        UserError: the file is absent, damaged, or holds anything but named tensors; nothing of it is run.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns of strange pickles before it refuses them
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        _refuse(file, error.strerror or str(error))
+    except Exception:  # a damaged file can fail in any way at all
+        _refuse(file, "no state dict of tensors, damaged or cut short")
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        _refuse(file, "no state dict of tensors")
+    return state
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], file: Path, what: str) -> None:
+    """Loads `state`, read from `file`, into `network`, called `what`; every name and shape must agree.
+
+    BatchNorm's counters of training batches are left as they are: old files lack them, evaluation never reads them.
+
+    Raises:
+        UserError: a name is missing or superfluous, or a shape differs; the first such is named.
+    """
+    own = network.state_dict()
+    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    wanted = own.keys() - counters.keys()
+    given = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    for name in sorted(wanted ^ given.keys()):
+        _refuse(file, f"not the weights of {what}: '{name}' {'is missing' if name in wanted else 'is too much'}")
+    for name in sorted(wanted):
+        if given[name].shape != own[name].shape:
+            shapes = f"{tuple(given[name].shape)}, not {tuple(own[name].shape)}"
+            _refuse(file, f"not the weights of {what}: '{name}' has shape {shapes}")
+    network.load_state_dict({**given, **counters})
+
+
+def _refuse(file: Path, reason: str) -> NoReturn:
+    raise UserError(f"{file}: {reason}")

@@ -1,0 +1,7 @@
+"""A finished run as one page: pictures of held-out images, the codebook's use, curves, figures and their protocol."""
+
+from vaevq.report.examples import report_run
+from vaevq.report.page import write_report
+from vaevq.report.pictures import write_pictures
+
+__all__ = ["report_run", "write_pictures", "write_report"]

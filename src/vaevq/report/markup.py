@@ -1,0 +1,92 @@
+"""Pieces of HTML. Every text passes through `escape`: file names may hold anything."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+MOST_PIXELS = 512
+"""The longer side of an embedded picture; a larger one is made smaller, its file stays as it is."""
+
+
+def escape(text: Any) -> str:
+    """Any value as text that is safe in an element and in a quoted attribute."""
+    return html.escape(str(text))
+
+
+def paragraph(text: Any, kind: str = "") -> str:
+    """A paragraph of plain text, of class `kind`."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), numbers: Sequence[int] = ()) -> str:
+    """A table whose first column names its rows.
+
+    Args:
+        header: of the columns; none where left out.
+        numbers: columns that are aligned to the right.
+    """
+    head = ""
+    if header:
+        cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+        head = f"<thead><tr>{cells}</tr></thead>"
+    body = []
+    for first, *others in rows:
+        cells = "".join(
+            f'<td class="number">{escape(cell)}</td>' if i in numbers else f"<td>{escape(cell)}</td>"
+            for i, cell in enumerate(others, 1)
+        )
+        body.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
+    return f'<div class="wide"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
+
+
+def folded(summary: str, body: str) -> str:
+    """A part that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>"
+
+
+def bullets(items: Iterable[Any]) -> str:
+    """A list."""
+    return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def image(path: Path, alt: str, *, smooth: bool = True) -> str:
+    """A picture, embedded as PNG."""
+    with Image.open(path) as opened:
+        size, data = opened.size, path.read_bytes()
+        if max(size) > MOST_PIXELS:
+            scale = MOST_PIXELS / max(size)
+            size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+            buffer = io.BytesIO()
+            filtering = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
+            opened.resize(size, filtering).save(buffer, format="PNG", optimize=True)
+            data = buffer.getvalue()
+    kind = ' class="small"' if max(size) < 160 else ""
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return f'<img{kind} src="{source}" alt="{escape(alt)}" width="{size[0]}" height="{size[1]}">'
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted name."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", written(value)
+
+
+def written(value: Any) -> str:
+    """A JSON value for people."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if value >= 10_000 else str(value)
+    if isinstance(value, list):
+        return ", ".join(written(item) for item in value) or "–"
+    return str(value)

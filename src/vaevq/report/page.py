@@ -1,0 +1,41 @@
+"""The report of a run: one HTML file that needs no other, made of the files in the run folder alone."""
+
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from vaevq.files import write_text
+from vaevq.report import sections
+from vaevq.report.markup import escape
+from vaevq.report.run_folder import RunFolder
+
+_SECTIONS = (
+    ("pictures", "Pictures", sections.pictures),
+    ("codebook", "Codebook", sections.codebook),
+    ("curves", "Curves", sections.curves),
+    ("figures", "Figures", sections.figures),
+    ("comparison", "Comparison", sections.comparison),
+    ("data", "Data", sections.data),
+    ("configuration", "Configuration", sections.configuration),
+    ("reproduce", "How to reproduce", sections.reproduce),
+    ("next", "What to do next", sections.next_steps),
+)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes run_dir/report.html; of a run that is not finished, with what there is.
+
+    Raises:
+        UserError: `run_dir` is no run folder, a file in it is damaged, or the report cannot be written.
+    """
+    run = RunFolder.read(run_dir)
+    bodies = [(anchor, heading, section(run)) for anchor, heading, section in _SECTIONS]
+    shown = [(anchor, heading, body) for anchor, heading, body in bodies if body]
+    links = "\n".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in shown)
+    parts = [sections.head(run), f'<nav aria-label="Sections">\n{links}\n</nav>', "<main>"]
+    parts += [f'<section id="{anchor}">\n<h2>{heading}</h2>\n{body}\n</section>' for anchor, heading, body in shown]
+    template = Template(files("vaevq.report").joinpath("page.html").read_text(encoding="utf-8"))
+    page = template.substitute(title=escape(sections.title(run)), body="\n".join([*parts, "</main>"]))
+    path = run_dir / "report.html"
+    write_text(path, page)
+    return path

@@ -1,0 +1,86 @@
+"""What a run folder holds, read for its report; whatever is not there yet is empty."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vaevq.errors import UserError
+from vaevq.report.pictures import Picture, read_pictures
+from vaevq.training.tracking import read_metrics
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's files as plain data, so that a report can be made of a run of another version too.
+
+    Attributes:
+        path: the folder.
+        config, environment, split: config.json, environment.json and split.json.
+        metrics: the lines of metrics.jsonl.
+        evaluation: eval.json, or None where the run has not got that far.
+        pictures: of its images folder.
+        comparison: comparison.json, a list of `{"name": …, "figures": {…}}`.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    split: Mapping[str, Any]
+    metrics: list[dict[str, Any]]
+    evaluation: Mapping[str, Any] | None
+    pictures: list[Picture]
+    comparison: list[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads a run folder.
+
+        Raises:
+            UserError: it has no config.json, or a file is damaged.
+        """
+        if not (path / "config.json").exists():
+            raise UserError(f"{path}: no config.json, so this is no run folder of vaevq train")
+        return cls(
+            path=path,
+            config=_json(path / "config.json", {}),
+            environment=_json(path / "environment.json", {}),
+            split=_json(path / "split.json", {}),
+            metrics=read_metrics(path / "metrics.jsonl"),
+            evaluation=_json(path / "eval.json", None),
+            pictures=read_pictures(path),
+            comparison=_json(path / "comparison.json", []),
+        )
+
+    def setting(self, dotted: str, default: Any = None) -> Any:
+        """A value of the configuration, or `default` where this run's has no such field."""
+        tree: Any = self.config
+        for key in dotted.split("."):
+            if not isinstance(tree, Mapping) or key not in tree:
+                return default
+            tree = tree[key]
+        return tree
+
+    def rows(self, split: str) -> list[dict[str, Any]]:
+        """The metrics of one split: `train` or `held_out`."""
+        return [row for row in self.metrics if row.get("split") == split]
+
+    @property
+    def images_seen(self) -> int:
+        """How far training has come."""
+        return int(self.metrics[-1]["images_seen"]) if self.metrics else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long training has taken, evaluations on the way and all sittings included."""
+        return float(self.metrics[-1].get("seconds", 0.0)) if self.metrics else 0.0
+
+
+def _json(path: Path, absent: Any) -> Any:
+    if not path.exists():
+        return absent
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; delete it, or run the same command again to write it anew") from None

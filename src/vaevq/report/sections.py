@@ -1,0 +1,304 @@
+"""The sections of a report, each a function from a run folder to HTML; an empty one is left out."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
+from vaevq.report.figures import figure
+from vaevq.report.markup import bullets, escape, flat, folded, image, paragraph, table
+from vaevq.report.pictures import ERROR_WHITE, PARTS
+from vaevq.report.plots import histogram_chart
+from vaevq.report.run_folder import RunFolder
+from vaevq.report.training_curves import held_out_charts, loss_charts, other_charts
+
+_KINDS = {"vaevq": "VAEVQ", "vq": "Plain VQ"}
+_NAMES_SHOWN = 200
+# fmt: off
+_CODEBOOK_FIGURES = (
+    "codebook_size", "tokens", "tokens_per_codeword", "usage", "usage_ceiling", "dead_codewords",
+    "perplexity", "perplexity_share", "entropy_bits",
+)
+# fmt: on
+
+
+def title(run: RunFolder) -> str:
+    """What was trained."""
+    kind = run.setting("model.quantizer.kind", "vaevq")
+    return f"{_KINDS.get(kind, kind)} tokenizer: {run.path.resolve().name}"
+
+
+def head(run: RunFolder) -> str:
+    """Title, what was trained, and the headline figures."""
+    size = run.setting("model.quantizer.codebook_size")
+    factor = 2 ** (len(run.setting("model.autoencoder.multipliers", [1])) - 1)
+    what = (
+        f"Each {factor}×{factor} block of pixels becomes one token of a codebook with {size:,} codewords of "
+        f"{run.setting('model.quantizer.code_dim')} dimensions. Trained on {run.images_seen:,} images seen "
+        f"({len(run.split.get('train', [])):,} different ones, in crops of "
+        f"{run.setting('data.image_size')}×{run.setting('data.image_size')} pixels) in {_duration(run.seconds)}, "
+        f"{run.environment.get('device', 'device unknown')}, seed {run.setting('seed')}."
+    )
+    parts = ["<header>", f"<h1>{escape(title(run))}</h1>", paragraph(what, "muted")]
+    if run.evaluation is None:
+        parts.append(
+            paragraph(
+                f"This run is not finished: {run.images_seen:,} of {run.setting('train.images', 0):,} images are seen, "
+                "and there is no evaluation yet. What follows is what there is.",
+                "note",
+            )
+        )
+    else:
+        parts.append(f'<div class="tiles">{"".join(_tiles(run.evaluation["figures"], size))}</div>')
+        parts.append(
+            paragraph(
+                f"Measured on {len(run.split.get('held_out', [])):,} held-out images, encoded deterministically; "
+                "the protocol stands with the figures below.",
+                "muted",
+            )
+        )
+    return "\n".join([*parts, "</header>"])
+
+
+def _tiles(figures: Mapping[str, Any], size: int) -> list[str]:
+    headline = ("psnr", "ssim", "lpips", "rfid", "fd_", "frechet", "usage", "perplexity")
+    chosen = []
+    for wanted in headline:
+        exact = [name for name in figures if name == wanted]
+        chosen += exact or [
+            name for name in figures if name.startswith(wanted) and wanted in ("lpips", "fd_", "frechet")
+        ]
+    remarks = {
+        "usage": f"of {size:,} codewords; at most {figure('usage_ceiling').write(figures.get('usage_ceiling'))}",
+        "perplexity": f"{figure('perplexity_share').write(figures.get('perplexity_share'))} of {size:,} codewords",
+    }
+    tiles = []
+    for name in chosen:
+        shape = figure(name)
+        remark = remarks.get(name) or (f"{shape.better} is better" if shape.better else "")
+        value = shape.write(figures[name]).removesuffix(" codewords")
+        tiles.append(
+            f'<div class="tile"><small>{escape(shape.label)}</small><b>{escape(value)}</b>'
+            f"<small>{escape(remark)}</small></div>"
+        )
+    return tiles
+
+
+def pictures(run: RunFolder) -> str:
+    """Originals beside reconstructions, with token and error maps."""
+    if not run.pictures:
+        return paragraph("No pictures are in this run folder.", "muted")
+    labels = ("original", "reconstruction", "token map", "error")
+    parts = [
+        paragraph(
+            "Held-out images: what goes in, what comes back from the tokens alone, the tokens, and where it differs. "
+            "A token's colour only tells it from others; it is the same in all token maps. Images of 2 or 4 channels "
+            "show them side by side, each as grey."
+        ),
+        f'<p class="muted">Error, mean over channels: 0<span class="scale"></span>{ERROR_WHITE} or more of 255.</p>',
+    ]
+    for picture in run.pictures:
+        cells = []
+        for part, label in zip(PARTS, labels, strict=True):
+            path = run.path / "images" / f"{picture.stem}_{part}.png"
+            alt = f"{label} of {picture.name}"
+            cells.append(f"<div>{image(path, alt, smooth=part != 'tokens')}<span>{label}</span></div>")
+        psnr = "equal" if picture.psnr is None else f"{picture.psnr:.2f} dB"
+        caption = (
+            f"{picture.name} · {picture.width}×{picture.height} pixels · {picture.grid[1]}×{picture.grid[0]} tokens, "
+            f"{picture.distinct_tokens:,} different · PSNR {psnr}"
+        )
+        parts.append(
+            f'<figure class="picture"><div>{"".join(cells)}</div><figcaption>{escape(caption)}</figcaption></figure>'
+        )
+    return "\n".join(parts)
+
+
+def codebook(run: RunFolder) -> str:
+    """The histogram of held-out tokens and what it says, never without T/K and the ceiling."""
+    statistics = _statistics(run)
+    if run.evaluation is None or statistics is None:
+        return paragraph("The codebook's use is measured when the run is finished.", "muted")
+    rows = [(figure(name).label, figure(name).write(getattr(statistics, name))) for name in _CODEBOOK_FIGURES]
+    used = statistics.codebook_size - statistics.dead_codewords
+    description = (
+        f"Counts of {statistics.codebook_size:,} codewords in {statistics.tokens:,} held-out tokens, sorted, on a log "
+        f"scale: {used:,} occur, {statistics.dead_codewords:,} never do. A uniform use would give each "
+        f"{statistics.tokens_per_codeword:.1f}."
+    )
+    parts = [
+        paragraph("Which codewords the held-out images use, encoded deterministically (no noise)."),
+        f'<div class="codebook"><figure>{histogram_chart(run.evaluation["histogram"], description)}</figure>'
+        f"{table(rows, numbers=(1,))}</div>",
+        paragraph(
+            "The ceiling is what a perfectly uniform tokenizer would show on so many tokens; perplexity is how many "
+            "equally frequent codewords would carry as much.",
+            "muted",
+        ),
+    ]
+    if statistics.tokens_per_codeword < MINIMUM_TOKENS_PER_CODEWORD:
+        parts.append(
+            paragraph(
+                f"T/K is {statistics.tokens_per_codeword:.1f}: below {MINIMUM_TOKENS_PER_CODEWORD} tokens a codeword, "
+                "usage and perplexity say more of the number of images than of the codebook.",
+                "note",
+            )
+        )
+    return "\n".join(parts)
+
+
+def _statistics(run: RunFolder) -> CodebookStatistics | None:
+    counts = (run.evaluation or {}).get("histogram") or []
+    if not sum(counts):
+        return None
+    histogram = TokenHistogram(len(counts))
+    histogram.counts += torch.tensor(counts)
+    return histogram.statistics()
+
+
+def curves(run: RunFolder) -> str:
+    """Held-out figures and loss terms on the way."""
+    if not run.metrics:
+        return paragraph("Nothing is logged yet.", "muted")
+    parts = []
+    held_out = held_out_charts(run)
+    if held_out:
+        images = run.setting("train.evaluate_images")
+        parts.append(
+            paragraph(
+                f"Held-out, deterministic: averaged weights, up to {images} of the held-out images, so these differ a "
+                "little from the final figures."
+            )
+        )
+        parts.append(_charts(held_out))
+    parts.append(paragraph("Loss terms in training: means over each log interval, before their weights."))
+    parts.append(_charts(loss_charts(run)))
+    others = other_charts(run)
+    if others:
+        sampled = run.setting("model.quantizer.quantize") == "sample"
+        why = (
+            "Usage and perplexity of the training queries are of sampled latents: noise alone lights up codewords, so "
+            "they are no measure of the codebook's use."
+            if sampled
+            else "Usage and perplexity here are of training queries in one log interval, not of held-out images."
+        )
+        parts.append(folded("Training queries, learning rate and speed", paragraph(why, "muted") + _charts(others)))
+    return "\n".join(parts)
+
+
+def _charts(charts: list[str]) -> str:
+    return f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in charts)}</div>'
+
+
+def figures(run: RunFolder) -> str:
+    """Every figure with its unit, and the protocol in full."""
+    if run.evaluation is None:
+        return ""
+    rows = []
+    for name, value in run.evaluation["figures"].items():
+        shape = figure(name)
+        rows.append((shape.label, shape.write(value), f"{shape.better} is better" if shape.better else "", name))
+    parts = [table(rows, ("figure", "value", "", "name in eval.json"), numbers=(1,))]
+    parts += [paragraph(note, "note") for note in run.evaluation.get("notes", [])]
+    parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.get("protocol", {})))))
+    return "\n".join(parts)
+
+
+def comparison(run: RunFolder) -> str:
+    """Figures of several tokenizers, where the folder holds a comparison."""
+    if not run.comparison:
+        return ""
+    names = list(dict.fromkeys(name for entry in run.comparison for name in entry["figures"]))
+    rows = [
+        (entry["name"], *(figure(name).write(entry["figures"].get(name)) for name in names)) for entry in run.comparison
+    ]
+    return table(rows, ("", *(figure(name).label for name in names)), numbers=range(1, len(names) + 1))
+
+
+def data(run: RunFolder) -> str:
+    """What was trained on and what was held out."""
+    if not run.split:
+        return ""
+    sides = {"train": "training", "held_out": "held-out"}
+    rows = [(f"{label} images", f"{len(run.split.get(side, [])):,}") for side, label in sides.items()]
+    parts = [table([("source and split", run.split.get("description", "–")), *rows])]
+    for side, label in sides.items():
+        names = run.split.get(side, [])
+        more = f" (the first {_NAMES_SHOWN}; all are in split.json)" if len(names) > _NAMES_SHOWN else ""
+        parts.append(folded(f"Names of the {len(names):,} {label} images{more}", bullets(names[:_NAMES_SHOWN])))
+    return "\n".join(parts)
+
+
+def configuration(run: RunFolder) -> str:
+    """All of config.json, section by section."""
+    sections = {name: value for name, value in run.config.items() if isinstance(value, Mapping)}
+    single = [(name, value) for name, value in flat({k: v for k, v in run.config.items() if k not in sections})]
+    parts = [table(single)] if single else []
+    return "\n".join([*parts, *(folded(name, table(flat(section))) for name, section in sections.items())])
+
+
+def reproduce(run: RunFolder) -> str:
+    """The command and what it ran on."""
+    environment = run.environment
+    parts = []
+    if "command" in environment:
+        parts.append(f"<pre><code>{escape(environment['command'])}</code></pre>")
+    parts.append(
+        paragraph(
+            f"In this folder it continues the run, elsewhere it starts anew; config.json as a recipe does the same. "
+            f"Data order, augmentation and noise follow from seed {run.setting('seed')} and the image's place alone, "
+            "however many processes train. To the last digit only on the same machine and versions:"
+        )
+    )
+    return "\n".join([*parts, table(flat({k: v for k, v in environment.items() if k != "command"}))])
+
+
+def next_steps(run: RunFolder) -> str:
+    """What this run's figures suggest, and the commands that come next."""
+    folder = shlex.quote(str(run.path))
+    if run.evaluation is None:
+        command = run.environment.get("command", f"vaevq train --run-dir {folder}")
+        return paragraph("Run the same command again; it continues from the last checkpoint:") + _commands([command])
+    commands = [
+        "# photos to tokens and back",
+        f"vaevq encode PHOTO.jpg --model {folder} -o tokens.safetensors",
+        f"vaevq decode tokens.safetensors --model {folder} -o decoded",
+        "# measure on other images",
+        f"vaevq eval --model {folder} --data FOLDER",
+        "# train on your own",
+        "vaevq train --data FOLDER",
+    ]
+    advice = _advice(run)
+    return (bullets(advice) if advice else "") + _commands(commands)
+
+
+def _advice(run: RunFolder) -> list[str]:
+    advice, images = [], run.setting("train.images", 0)
+    psnr = [row["psnr"] for row in run.rows("held_out") if row.get("psnr") is not None]
+    if len(psnr) >= 5 and (gain := psnr[-1] - psnr[-1 - len(psnr) // 5]) > 0.1:
+        advice.append(
+            f"Held-out PSNR still rose by {gain:.2f} dB over the last fifth of the run: "
+            f"train longer, for example train.images={2 * images}."
+        )
+    statistics = _statistics(run)
+    if statistics is not None and statistics.usage_of_ceiling < 0.5:
+        advice.append(
+            f"Only {statistics.usage:.1%} of the codewords are used: a smaller codebook "
+            f"(model.quantizer.codebook_size={statistics.codebook_size // 2}) loses little, and longer training may "
+            "bring more of them in."
+        )
+    if statistics is not None and statistics.tokens_per_codeword < MINIMUM_TOKENS_PER_CODEWORD:
+        advice.append("Hold out more images before usage is quoted: T/K is too small (see the codebook above).")
+    return advice
+
+
+def _commands(lines: list[str]) -> str:
+    return f"<pre><code>{escape(chr(10).join(lines))}</code></pre>"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

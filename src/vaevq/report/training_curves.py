@@ -1,0 +1,73 @@
+"""The charts of metrics.jsonl: held-out figures on the way, each loss term, and what else was logged."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from vaevq.report.figures import figure
+from vaevq.report.plots import Line, line_chart
+from vaevq.report.run_folder import RunFolder
+
+_META = ("images_seen", "split", "seconds")
+
+
+def held_out_charts(run: RunFolder) -> list[str]:
+    """PSNR, usage beside its ceiling, perplexity, and whatever else the quick evaluations measured."""
+    rows, charts = run.rows("held_out"), []
+    for name in _names(rows):
+        if name == "usage_ceiling":
+            continue  # a line in the chart of usage
+        shape = figure(name)
+        scale = 100 if shape.unit == "%" else 1
+        lines = [_line("held-out", rows, name, scale)]
+        if name == "usage" and any("usage_ceiling" in row for row in rows):
+            lines.append(_line("ceiling", rows, "usage_ceiling", scale))
+        unit = "% of the codewords" if name == "usage" else shape.unit
+        charts.append(line_chart(f"{shape.label}, held-out", unit, lines, _description(lines[0], shape.unit)))
+    return charts
+
+
+def loss_charts(run: RunFolder) -> list[str]:
+    """Each loss term, with its weight."""
+    rows, charts = run.rows("train"), []
+    for name in _names(rows):
+        term = name.removeprefix("loss/")
+        if term == name:
+            continue
+        weight = run.setting(f"loss.{term}_weight", run.setting(f"model.quantizer.{term}_weight"))
+        title = f"{term} (weight {weight:g})" if isinstance(weight, int | float) else term
+        lines = [_line(term, rows, name)]
+        charts.append(line_chart(title, "loss", lines, _description(lines[0], "")))
+    return charts
+
+
+def other_charts(run: RunFolder) -> list[str]:
+    """Everything in the training log that is no loss."""
+    rows, charts = run.rows("train"), []
+    for name in _names(rows):
+        if name.startswith("loss/"):
+            continue
+        short = name.rpartition("/")[2].removesuffix("_training_queries")
+        shape = figure(short)
+        title = f"{shape.label}, training queries" if name.startswith("codebook/") else shape.label
+        lines = [_line(short, rows, name, 100 if shape.unit == "%" else 1)]
+        charts.append(line_chart(title, shape.unit, lines, _description(lines[0], shape.unit)))
+    return charts
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row if name not in _META))
+
+
+def _line(label: str, rows: Sequence[dict[str, Any]], name: str, scale: float = 1) -> Line:
+    points = [(row["images_seen"], row[name]) for row in rows if name in row]
+    values = [math.nan if value is None else scale * value for _, value in points]
+    return Line(label, [images_seen for images_seen, _ in points], values)
+
+
+def _description(line: Line, unit: str) -> str:
+    """The curve in words: where it starts and ends."""
+    if not line.values:
+        return "No values."
+    ends = [f"{value:.4g} {unit}".strip() for value in (line.values[0], line.values[-1])]
+    return f"From {ends[0]} at {line.images_seen[0]:,} images seen to {ends[1]} at {line.images_seen[-1]:,}."

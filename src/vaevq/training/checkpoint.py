@@ -1,0 +1,55 @@
+"""Checkpoints: a state dict to disk and back. This file knows no model.
+
+Written aside, synced and renamed, so a kill at any moment leaves either the old ones or the new one, never half a
+file. Read with `weights_only`, so nothing that is loaded is run.
+"""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaevq.errors import UserError
+from vaevq.files import written_aside
+
+_NAME = re.compile(r"^(\d{12})\.pt$")
+
+
+def save_checkpoint(folder: Path, images_seen: int, state: dict[str, Any], keep: int) -> Path:
+    """Writes `folder/<images_seen>.pt` and then removes all but the newest `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{images_seen:012d}.pt"
+    try:
+        with written_aside(path) as aside:
+            torch.save(state, aside)
+    except RuntimeError as error:  # how torch's writer reports a full disk
+        raise UserError(f"{path}: could not be written ({str(error).splitlines()[0]}); nothing was changed") from None
+    for old in checkpoints(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, oldest first; empty where there is none."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.match(path.name))
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state that `save_checkpoint` wrote.
+
+    Raises:
+        UserError: the file is truncated, damaged or holds more than tensors and plain values.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        older = [other.name for other in checkpoints(path.parent) if other.name < path.name]
+        way_out = f"delete it to resume from {older[-1]}" if older else "delete it to start again"
+        raise UserError(f"{path}: truncated, or no checkpoint ({reason}); {way_out}") from None
+    return state

@@ -1,0 +1,89 @@
+"""Where training runs: the device, the number format and the processes, found once and the same for every loop."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vaevq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A device, a number format, and this process among its peers.
+
+    Attributes:
+        device: where the networks are.
+        dtype: of parameters and images: float32, or float64 for exact comparisons.
+        autocast_dtype: bfloat16, or None without autocast.
+        rank, world_size: this process and their number.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    autocast_dtype: torch.dtype | None
+    rank: int
+    world_size: int
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    @contextlib.contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The forward pass runs in this."""
+        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            yield
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """For several processes: gradients are averaged over them. Train it only through `forward` of the result."""
+        if self.world_size == 1:
+            return module
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Buffers are all-reduced where they are updated, so they need no broadcast.
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` (CUDA, else Apple's MPS, else CPU) or a device by name. UserError where it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+@contextlib.contextmanager
+def engine(device: str, precision: Literal["auto", "float32", "bfloat16", "float64"]) -> Iterator[Engine]:
+    """Sets up the device and, under torchrun, the process group, which is taken down at the end."""
+    place = choose_device(device)
+    distributed = "RANK" in os.environ and not dist.is_initialized()
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if distributed:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        can_bfloat16 = place.type == "cuda" and torch.cuda.is_bf16_supported()
+        use_bfloat16 = precision == "bfloat16" or (precision == "auto" and can_bfloat16)
+        yield Engine(
+            device=place,
+            dtype=torch.float64 if precision == "float64" else torch.float32,
+            autocast_dtype=torch.bfloat16 if use_bfloat16 else None,
+            rank=dist.get_rank() if dist.is_initialized() else 0,
+            world_size=dist.get_world_size() if dist.is_initialized() else 1,
+        )
+    finally:
+        if distributed:
+            dist.destroy_process_group()

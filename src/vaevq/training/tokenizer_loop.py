@@ -1,0 +1,282 @@
+"""A tokenizer's training run, from a configuration to a run folder; the same on one process and under torchrun.
+
+Running it again on the same folder continues it. The folder holds config.json, environment.json, split.json,
+metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end, eval.json.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaevq.config import RunConfig, read_json
+from vaevq.data.held_out import RunImages, run_images
+from vaevq.data.loader import ImageBatch, training_batches
+from vaevq.data.unreadable import UnreadableLog
+from vaevq.distributed import all_reduce_mean, any_process, barrier
+from vaevq.errors import UserError
+from vaevq.files import write_text
+from vaevq.metrics.codebook import TokenHistogram
+from vaevq.metrics.evaluation import Evaluation, evaluate
+from vaevq.tokenizer import Tokenizer
+from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from vaevq.training.engine import Engine, engine
+from vaevq.training.environment import environment
+from vaevq.training.interruption import Interruption
+from vaevq.training.perceptual import load_perceptual
+from vaevq.training.tokenizer_step import TokenizerTrainer
+from vaevq.training.tracking import Tracker
+
+FEW_IMAGES = 500
+"""With fewer training images than this, a warning."""
+
+# What may differ between a run and its continuation: none of it changes a result.
+_MAY_CHANGE = {
+    "data": {"workers", "cache_mib"},
+    "train": {
+        "device",
+        "log_every",
+        "evaluate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "tensorboard",
+        "wandb",
+    },
+}
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run gives.
+
+    Attributes:
+        run_dir: its folder.
+        tokenizer: with the averaged weights, in evaluation mode.
+        images: the two sides of its data.
+        evaluation: of the held-out images, as eval.json.
+        is_main: whether this is the process that writes files.
+    """
+
+    run_dir: Path
+    tokenizer: Tokenizer
+    images: RunImages
+    evaluation: Evaluation
+    is_main: bool
+
+
+def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) -> TrainingResult:
+    """Trains, or continues, and evaluates on the held-out images.
+
+    Raises:
+        UserError: bad data or options; a folder that holds a run of another configuration; a loss that is not finite.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the checkpoint is saved.
+    """
+    with engine(config.train.device, config.train.precision) as place:
+        _check_batch(config, place)
+        images = run_images(config.data, config.seed)
+        trainer = TokenizerTrainer(config, place, load_perceptual(config.loss))
+        _resume(trainer, run_dir)
+        if place.is_main:
+            _claim(run_dir, config, place, images)
+        barrier()
+        with ExitStack() as stack:
+            tracker = stack.enter_context(_tracker(config, run_dir, trainer.images_seen, quiet, place))
+            if len(images.train) < FEW_IMAGES:
+                tracker.message(
+                    f"warning: {len(images.train)} training images are few: what is learned is theirs; "
+                    "a tokenizer for general use wants thousands"
+                )
+            _Loop(config, run_dir, place, trainer, images, tracker).run()
+            tokenizer = trainer.average.module
+            assert isinstance(tokenizer, Tokenizer)
+            tracker.message(f"evaluating on {len(images.held_out)} held-out images")
+            evaluation = _final_evaluation(config, run_dir, place, tokenizer, images)
+        return TrainingResult(run_dir, tokenizer, images, evaluation, place.is_main)
+
+
+class _Loop:
+    """The steps of a run and what happens between them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: Path,
+        place: Engine,
+        trainer: TokenizerTrainer,
+        images: RunImages,
+        tracker: Tracker,
+    ) -> None:
+        self.config, self.run_dir, self.place = config, run_dir, place
+        self.trainer, self.images, self.tracker = trainer, images, tracker
+        self.terms: list[Mapping[str, float]] = []
+        self.unreadable = UnreadableLog()
+
+    def run(self) -> None:
+        """Steps until the images of the configuration are seen."""
+        train = self.config.train
+        steps = -(-train.images // train.batch_size)
+        total = steps * train.batch_size
+        batches = self._batches(total)
+        with Interruption() as interruption:
+            while self.trainer.images_seen < total:
+                before = self.trainer.images_seen
+                step = [self._readable(next(batches)) for _ in range(train.accumulation)]
+                self.terms.append(self.trainer.step(step))
+                now = self.trainer.images_seen
+                stop = any_process(interruption.requested, self.place.device)
+                save = _passes(before, now, train.checkpoint_every) or stop or now == total
+                if _passes(before, now, train.log_every) or save:
+                    self._log()
+                if _passes(before, now, train.evaluate_every) and not stop:
+                    self._quick_evaluation()
+                if save:
+                    self._save()
+                if stop:
+                    self.tracker.message(f"stopped at {now} images; run the same command again to go on")
+                    raise KeyboardInterrupt
+
+    def _batches(self, total: int) -> Iterator[ImageBatch]:
+        config = self.config
+        return training_batches(
+            self.images.train,
+            config.data,
+            config.model.autoencoder.image_channels,
+            seed=config.seed,
+            start=self.trainer.images_seen,
+            stop=total,
+            batch_size=config.train.batch_size // config.train.accumulation,
+            rank=self.place.rank,
+            world_size=self.place.world_size,
+        )
+
+    def _readable(self, batch: ImageBatch) -> ImageBatch:
+        for line in self.unreadable.add(batch.unreadable):
+            self.tracker.message(f"skipped {line}")
+        self.unreadable.check(len(self.images.train), self.config.data.max_unreadable_share)
+        return batch
+
+    def _log(self) -> None:
+        """Means since the last log, over steps and processes."""
+        names = list(self.terms[-1])
+        rows = [[terms[name] for name in names] for terms in self.terms if terms.keys() == self.terms[-1].keys()]
+        means = all_reduce_mean(torch.tensor(rows, dtype=torch.float32, device=self.place.device).mean(dim=0))
+        values = {f"loss/{name}": value for name, value in zip(names, means.tolist(), strict=True)}
+        sampled: TokenHistogram = self.trainer.tokens
+        sampled.all_reduce()
+        statistics = sampled.statistics()
+        values["codebook/usage_training_queries"] = statistics.usage
+        values["codebook/perplexity_training_queries"] = statistics.perplexity
+        values["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"]
+        self.tracker.train(self.trainer.images_seen, values)
+        self.trainer.reset_tokens()
+        self.terms.clear()
+
+    def _quick_evaluation(self) -> None:
+        limit = min(self.config.train.evaluate_images, len(self.images.held_out))
+        options = self.config.eval.model_copy(update={"metrics": ("psnr",), "images": limit})
+        evaluation = evaluate(self._tokenizer, self.images.held_out, options, device=self.place.device)
+        wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
+        self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
+
+    def _save(self) -> None:
+        if self.place.is_main:
+            folder = self.run_dir / "checkpoints"
+            save_checkpoint(
+                folder, self.trainer.images_seen, self.trainer.state_dict(), self.config.train.keep_checkpoints
+            )
+            self._tokenizer.save_pretrained(self.run_dir / "model")
+        barrier()
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = self.trainer.average.module
+        assert isinstance(tokenizer, Tokenizer)
+        return tokenizer
+
+
+def _passes(before: int, now: int, every: int) -> bool:
+    return before // every != now // every
+
+
+def _check_batch(config: RunConfig, place: Engine) -> None:
+    share = config.train.accumulation * place.world_size
+    if config.train.batch_size % share:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} is no multiple of "
+            f"train.accumulation × processes = {config.train.accumulation} × {place.world_size}"
+        )
+
+
+def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
+    """Continues from the newest checkpoint of the folder, if it has one and it is this run's."""
+    config_file = run_dir / "config.json"
+    if config_file.exists():
+        stands, given = _comparable(read_json(RunConfig, config_file)), _comparable(trainer.config)
+        changed = sorted(key for key in stands | given if stands.get(key) != given.get(key))
+        if changed:
+            key = changed[0]
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UserError(
+                f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
+                f"{given.get(key)!r} here{more}); name another folder with --run-dir"
+            )
+    saved = checkpoints(run_dir / "checkpoints")
+    if not saved:
+        return
+    state = load_checkpoint(saved[-1], trainer.engine.device)
+    try:
+        trainer.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(f"{saved[-1]}: not a checkpoint of this run ({str(error).splitlines()[0]})") from None
+
+
+def _comparable(config: RunConfig) -> dict[str, Any]:
+    """A configuration as dotted keys, without what may change in a continuation."""
+
+    def flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(flat(config.model_dump(mode="json", exclude=_MAY_CHANGE), ""))
+
+
+def _claim(run_dir: Path, config: RunConfig, place: Engine, images: RunImages) -> None:
+    """Writes what the run is before its first step."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    split = {
+        "description": images.description,
+        "train": [entry.name for entry in images.train],
+        "held_out": [entry.name for entry in images.held_out],
+    }
+    write_text(run_dir / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    write_text(run_dir / "environment.json", json.dumps(environment(place), indent=2) + "\n")
+    write_text(run_dir / "split.json", json.dumps(split, indent=2) + "\n")
+
+
+def _tracker(config: RunConfig, run_dir: Path, images_seen: int, quiet: bool, place: Engine) -> Tracker:
+    return Tracker(
+        run_dir,
+        total_images=config.train.images,
+        start_images=images_seen,
+        tensorboard=config.train.tensorboard,
+        wandb=config.train.wandb,
+        run_config=config.model_dump(mode="json"),
+        quiet=quiet,
+        enabled=place.is_main,
+    )
+
+
+def _final_evaluation(
+    config: RunConfig, run_dir: Path, place: Engine, tokenizer: Tokenizer, images: RunImages
+) -> Evaluation:
+    evaluation = evaluate(tokenizer, images.held_out, config.eval, device=place.device)
+    if place.is_main:
+        write_text(run_dir / "eval.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
+    return evaluation

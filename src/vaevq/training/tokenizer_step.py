@@ -1,0 +1,192 @@
+"""One step of tokenizer training: the tokenizer's turn, then the discriminator's, each with its own optimizer."""
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vaevq.config import RunConfig, TrainConfig
+from vaevq.data.loader import ImageBatch
+from vaevq.errors import UserError
+from vaevq.losses.objective import DiscriminatorObjective, TokenizerObjective
+from vaevq.metrics.codebook import TokenHistogram
+from vaevq.nn.discriminator import PatchDiscriminator
+from vaevq.nn.lpips import Lpips
+from vaevq.seeding import indexed_noise, stream_seed
+from vaevq.tokenizer import Tokenizer, TokenizerOutput
+from vaevq.training.ema import WeightAverage
+from vaevq.training.engine import Engine
+
+
+class TokenizerTrainer:
+    """Networks, optimizers and the average of the weights; everything that a checkpoint holds.
+
+    Args:
+        config: the run.
+        engine: device, number format, processes.
+        perceptual: LPIPS, where its weight is not 0.
+
+    Attributes:
+        tokenizer: bare, for saving.
+        average: its averaged weights, for evaluation and saving.
+        images_seen: progress, over all processes.
+        tokens: counts of the tokens of training's queries since `reset_tokens`.
+    """
+
+    def __init__(self, config: RunConfig, engine: Engine, perceptual: Lpips | None) -> None:
+        self.config, self.engine = config, engine
+        loss, train = config.loss, config.train
+        torch.manual_seed(stream_seed("networks", config.seed))
+        self.tokenizer = Tokenizer(config.model).to(engine.device, engine.dtype)
+        self.tokenizer.encoder.gradient_checkpointing = train.gradient_checkpointing
+        self.tokenizer.decoder.gradient_checkpointing = train.gradient_checkpointing
+        self.average = WeightAverage(self.tokenizer, train.ema_decay)
+        if perceptual is not None:
+            perceptual = perceptual.to(engine.device, engine.dtype)
+        self.objective = TokenizerObjective(loss, self.tokenizer.quantizer.term_weights, perceptual)
+        self.optimizer = _adam(self.tokenizer, train.learning_rate, train)
+        self._wrapped = engine.wrap(self.tokenizer)
+
+        self.discriminator: PatchDiscriminator | None = None
+        if loss.adversarial_weight:
+            channels = config.model.autoencoder.image_channels
+            torch.manual_seed(stream_seed("discriminator", config.seed))
+            self.discriminator = PatchDiscriminator(channels, loss.discriminator_width, loss.discriminator_layers)
+            self.discriminator.to(engine.device, engine.dtype)
+            self.discriminator_objective = DiscriminatorObjective(loss)
+            self.discriminator_optimizer = _adam(
+                self.discriminator, train.discriminator_learning_rate or train.learning_rate, train
+            )
+            self._wrapped_discriminator = engine.wrap(self.discriminator)
+        self.images_seen = 0
+        self.reset_tokens()
+
+    def reset_tokens(self) -> None:
+        """Starts a new count of the tokens that training's queries get (sampled latents: no measure of usage)."""
+        self.tokens = TokenHistogram(self.config.model.quantizer.codebook_size, self.engine.device)
+
+    def step(self, batches: Sequence[ImageBatch]) -> Mapping[str, float]:
+        """One optimizer step on this process's share of a batch, given as micro-batches.
+
+        Returns:
+            The mean of each loss term over the micro-batches, before its weight, and `total`; of this process.
+
+        Raises:
+            UserError: a term or a gradient is not finite; no weight was changed by it.
+        """
+        adversarial = self.discriminator is not None and self.images_seen >= self.config.loss.adversarial_start
+        outputs, terms = [], defaultdict[str, list[Tensor]](list)
+        self.optimizer.zero_grad(set_to_none=True)
+        for i, batch in enumerate(batches):
+            images, noise = self._prepare(batch)
+            with _synchronized(self._wrapped, last=i == len(batches) - 1), self.engine.autocast():
+                output: TokenizerOutput = self._wrapped(images, noise, continuous=self.config.loss.continuous_path > 0)
+                loss = self.objective(
+                    images,
+                    output,
+                    self.discriminator if adversarial else None,
+                    self.tokenizer.decoder.last_layer,
+                )
+                torch.autograd.backward(loss.total / len(batches))
+            outputs.append((images, output))
+            self.tokens.update(output.quantized.tokens)
+            for name, value in {"total": loss.total.detach(), **loss.terms}.items():
+                terms[name].append(value)
+        self._apply(self.tokenizer, self.optimizer, self.config.train.learning_rate, terms)
+
+        if adversarial:
+            assert self.discriminator is not None
+            # The tokenizer's turn leaves no gradient in it (it runs frozen); these are of the last step.
+            self.discriminator_optimizer.zero_grad(set_to_none=True)
+            for i, (images, output) in enumerate(outputs):
+                last = i == len(outputs) - 1
+                with _synchronized(self._wrapped_discriminator, last=last), self.engine.autocast():
+                    loss = self.discriminator_objective(images, output, self._wrapped_discriminator)
+                    torch.autograd.backward(loss.total / len(outputs))
+                for name, value in loss.terms.items():
+                    terms[name].append(value)
+            rate = self.config.train.discriminator_learning_rate or self.config.train.learning_rate
+            self._apply(self.discriminator, self.discriminator_optimizer, rate, terms)
+
+        self.average.update(self.tokenizer)
+        self.images_seen += self.config.train.batch_size
+        return {name: float(torch.stack(values).mean()) for name, values in terms.items()}
+
+    def _prepare(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
+        images = batch.images.to(self.engine.device, self.engine.dtype, non_blocking=True)
+        if self.config.model.quantizer.kind != "vaevq":
+            return images, None
+        shape = self.tokenizer.latent_shape(images.shape[-2], images.shape[-1])
+        return images, indexed_noise(shape, batch.positions, self.config.seed).to(images)
+
+    def _apply(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, rate: float, terms: Mapping[str, list[Tensor]]
+    ) -> None:
+        """Clips and steps, unless a term or the gradient is not finite."""
+        train = self.config.train
+        norm = nn.utils.clip_grad_norm_(module.parameters(), train.clip_norm or math.inf)
+        where = f"at {self.images_seen} images seen (step {self.images_seen // train.batch_size})"
+        for name, values in terms.items():
+            if not bool(torch.isfinite(torch.stack(values)).all()):
+                raise UserError(f"loss term '{name}' is not finite {where}; the last checkpoint is kept")
+        if not bool(torch.isfinite(norm)):
+            raise UserError(f"the gradient is not finite {where}, all loss terms are; the last checkpoint is kept")
+        for group in optimizer.param_groups:
+            group["lr"] = rate * schedule(self.images_seen, train)
+        optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        state = {
+            "images_seen": self.images_seen,
+            "tokenizer": self.tokenizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.module.state_dict(),
+            "average_steps": self.average.steps,
+        }
+        if self.discriminator is not None:
+            state["discriminator"] = self.discriminator.state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+            if self.discriminator_objective.lecam is not None:
+                state["lecam"] = self.discriminator_objective.lecam.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` gave."""
+        self.images_seen = state["images_seen"]
+        self.tokenizer.load_state_dict(state["tokenizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.module.load_state_dict(state["average"])
+        self.average.steps = state["average_steps"]
+        if self.discriminator is not None:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            if self.discriminator_objective.lecam is not None:
+                self.discriminator_objective.lecam.load_state_dict(state["lecam"])
+
+
+def schedule(images_seen: int, train: TrainConfig) -> float:
+    """The learning rate as a share of its peak: linear warm-up, then constant or half a cosine to 0."""
+    if images_seen < train.warmup_images:
+        return (images_seen + train.batch_size) / (train.warmup_images + train.batch_size)
+    if train.schedule == "constant":
+        return 1.0
+    progress = (images_seen - train.warmup_images) / max(1, train.images - train.warmup_images)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _adam(module: nn.Module, rate: float, train: TrainConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(module.parameters(), lr=rate, betas=train.betas)
+
+
+def _synchronized(module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients are averaged over processes after the last micro-batch alone."""
+    if last or not isinstance(module, DistributedDataParallel):
+        return contextlib.nullcontext()
+    no_sync: contextlib.AbstractContextManager[None] = module.no_sync()
+    return no_sync

@@ -1,0 +1,150 @@
+"""Nearest codeword against the full distance matrix, plain VQ against vector-quantize-pytorch, VLQ's gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from vector_quantize_pytorch import SimVQ, VectorQuantize
+
+from vaevq.quantization import Posterior, Quantizer, VariationalLatentQuantizer, VectorQuantizer
+from vaevq.quantization.codebook import nearest
+from vaevq.seeding import generator
+
+
+def randn(*shape: int, name: str = "x", dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=generator(name), dtype=dtype)
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 1200), k=st.integers(1, 5000), d=st.integers(1, 9), seed=st.integers(0, 99))
+def test_nearest_equals_the_full_distance_matrix(n: int, k: int, d: int, seed: int) -> None:
+    latents, codewords = randn(n, d, name=f"z{seed}").double(), randn(k, d, name=f"e{seed}").double()
+    distances = torch.cdist(latents, codewords, compute_mode="donot_use_mm_for_euclid_dist")
+    assert torch.equal(nearest(latents, codewords), distances.argmin(dim=1))
+
+
+def test_nearest_takes_the_lowest_index_of_equal_codewords_across_tiles() -> None:
+    codewords = randn(1, 4).repeat(5000, 1)
+    assert torch.equal(nearest(randn(600, 4, name="z"), codewords), torch.zeros(600, dtype=torch.int64))
+
+
+def test_nearest_works_in_float32_under_autocast() -> None:
+    latents, codewords = randn(100, 8, name="z"), randn(64, 8, name="e")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest(latents.bfloat16().float(), codewords), nearest(latents.bfloat16(), codewords))
+
+
+def test_plain_vq_equals_vector_quantize_pytorch_value_by_value() -> None:
+    ours = VectorQuantizer(8, 32, codebook_weight=1.0, commitment_weight=0.25).train()
+    theirs = VectorQuantize(
+        dim=8,
+        codebook_size=32,
+        accept_image_fmap=True,
+        learnable_codebook=True,
+        ema_update=False,
+        commitment_weight=0.25,
+        commitment_use_cross_entropy_loss=False,
+        in_place_codebook_optimizer=None,
+    ).train()
+    weights = randn(32, 8, name="codebook")
+    ours.codebook.embedding.data.copy_(weights)
+    theirs._codebook.embed.data.copy_(weights[None])
+    latents = randn(2, 8, 5, 4, name="latents")
+
+    result = ours(Posterior(latents))
+    latent, tokens, _ = theirs(latents)
+    assert torch.equal(result.tokens, tokens)
+    assert torch.allclose(result.latent, latent, atol=1e-6)
+    codeword = F.embedding(tokens, weights).permute(0, 3, 1, 2)
+    assert float(result.terms["commitment"].detach()) == pytest.approx(float(F.mse_loss(latents, codeword)))
+
+
+def test_projected_codebook_equals_simvq_with_the_same_weights() -> None:
+    ours = VariationalLatentQuantizer(8, 32, projection="linear").eval()
+    theirs = SimVQ(dim=8, codebook_size=32, channel_first=True).eval()
+    theirs.frozen_codebook.copy_(ours.codebook.embedding.data)
+    assert ours.codebook.projection is not None
+    theirs.code_transform.weight.data.copy_(ours.codebook.projection.weight.data)
+    latents = randn(2, 8, 5, 4, name="latents")
+    result = ours(Posterior(latents, torch.zeros_like(latents)))
+    latent, tokens, _ = theirs(latents)
+    assert torch.equal(result.tokens, tokens)
+    assert torch.allclose(result.latent, latent, atol=1e-6)
+
+
+def quantizers() -> list[Quantizer]:
+    return [
+        VariationalLatentQuantizer(4, 16),
+        VariationalLatentQuantizer(4, 16, projection="none", gradient="reparameterized", codebook_gradient=True),
+        VectorQuantizer(4, 16),
+    ]
+
+
+@pytest.mark.parametrize("quantizer", quantizers(), ids=["vaevq", "vaevq released gradient", "vq"])
+def test_lookup_of_encode_is_what_evaluation_mode_decodes(quantizer: Quantizer) -> None:
+    quantizer.eval()
+    posterior = Posterior(randn(2, 4, 3, 5, name="mean"), randn(2, 4, 3, 5, name="logvar"))
+    tokens = quantizer.encode(posterior)
+    quantized = quantizer(posterior)
+    assert torch.equal(tokens, quantized.tokens)
+    assert torch.equal(quantizer.lookup(tokens), quantized.latent)
+    assert quantized.terms == {}
+
+
+def vlq_gradients(**options: object) -> dict[str, torch.Tensor | None]:
+    """Gradients of the decoder's side alone: of a linear function of the quantized latent."""
+    layer = VariationalLatentQuantizer(4, 16, rcs_weight=0, kl_weight=0, projection="none", **options).train().double()
+    torch.nn.init.normal_(layer.codebook.embedding, generator=generator("e"))
+    mean = randn(2, 4, 3, 3, name="mean", dtype=torch.float64).requires_grad_()
+    logvar = (randn(2, 4, 3, 3, name="logvar", dtype=torch.float64) - 2).requires_grad_()
+    quantized = layer(Posterior(mean, logvar), randn(2, 4, 3, 3, name="noise"))
+    assert torch.allclose(quantized.latent, layer.lookup(quantized.tokens))
+    (quantized.latent * randn(2, 4, 3, 3, name="weight")).sum().backward()
+    return {"mean": mean.grad, "logvar": logvar.grad, "codebook": layer.codebook.embedding.grad}
+
+
+def test_straight_through_gives_the_mean_the_decoders_gradient() -> None:
+    gradients = vlq_gradients(quantize="mean")
+    assert torch.allclose(gradients["mean"], randn(2, 4, 3, 3, name="weight").double())
+    assert gradients["logvar"] is None
+    assert gradients["codebook"] is None
+
+
+def test_straight_through_of_the_sample_gives_sigma_the_noise_as_gradient() -> None:
+    gradients = vlq_gradients(quantize="sample")
+    logvar = randn(2, 4, 3, 3, name="logvar", dtype=torch.float64) - 2
+    noise, weight = randn(2, 4, 3, 3, name="noise"), randn(2, 4, 3, 3, name="weight")
+    assert torch.allclose(gradients["logvar"], weight * noise * 0.5 * torch.exp(logvar / 2))
+
+
+def test_the_released_gradient_reaches_mean_sigma_and_codebook() -> None:
+    gradients = vlq_gradients(quantize="mean", gradient="reparameterized", codebook_gradient=True)
+    assert torch.allclose(gradients["mean"], randn(2, 4, 3, 3, name="weight").double())
+    assert gradients["logvar"].abs().sum() > 0
+    assert gradients["codebook"].abs().sum() > 0
+
+
+def test_training_quantizes_the_sample_and_evaluation_the_mean() -> None:
+    layer = VariationalLatentQuantizer(4, 64)
+    mean, logvar, noise = randn(1, 4, 6, 6, name="m"), torch.full((1, 4, 6, 6), 1.0), randn(1, 4, 6, 6, name="n")
+    posterior = Posterior(mean, logvar)
+    codewords = layer.codebook().detach()
+    sampled = layer.train()(posterior, noise).tokens
+    rows = (mean + torch.exp(logvar / 2) * noise).permute(0, 2, 3, 1).reshape(-1, 4)
+    assert torch.equal(sampled.flatten(), nearest(rows, codewords))
+    assert torch.equal(
+        layer.eval()(posterior).tokens.flatten(), nearest(mean.permute(0, 2, 3, 1).reshape(-1, 4), codewords)
+    )
+
+
+@pytest.mark.parametrize("term", ["rcs", "dcr", "kl"])
+def test_a_weight_of_zero_removes_exactly_its_term(term: str) -> None:
+    weights = {"rcs_weight": 1.0, "dcr_weight": 0.1, "kl_weight": 1e-3}
+    assert set(VariationalLatentQuantizer(4, 16, **weights)(posterior_of_ones()).terms) == {"rcs", "dcr", "kl"}
+    without = VariationalLatentQuantizer(4, 16, **{**weights, f"{term}_weight": 0.0})
+    assert set(without(posterior_of_ones()).terms) == {"rcs", "dcr", "kl"} - {term}
+
+
+def posterior_of_ones() -> Posterior:
+    return Posterior(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
