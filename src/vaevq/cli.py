@@ -6,6 +6,7 @@ torch and all that needs it is imported inside the verbs, so that `vaevq --help`
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -236,7 +237,7 @@ def inspect(
         _print_rows(str(path), rows)
 
 
-VERBS = {"train": train, "eval": evaluate, "encode": encode, "decode": decode, "inspect": inspect}
+VERBS: dict[str, Callable[..., Any]] = {"train": train, "eval": evaluate, "encode": encode, "decode": decode, "inspect": inspect}
 
 
 def main() -> None:

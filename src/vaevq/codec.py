@@ -50,7 +50,8 @@ def encode_images(
     Raises:
         UserError: no image could be read.
     """
-    tokens, sizes, names, labels = [], [], [], []
+    tokens, sizes, labels = [], [], []
+    names: list[str] = []
     unreadable: list[str] = []
     for batch in evaluation_batches(index, config, tokenizer.config.autoencoder.image_channels):
         unreadable += batch.unreadable

@@ -355,7 +355,7 @@ def load_run_config(
         raise UserError(f"{path}: no such recipe file")
     else:
         text = path.read_text()
-    tree = _parse_yaml(text, str(recipe))
+    tree = _parse_yaml(text, str(recipe)) or {}
     if not isinstance(tree, Mapping):
         raise UserError(f"{recipe}: a recipe is a mapping of sections, not {type(tree).__name__}")
     for override in overrides:
@@ -377,7 +377,7 @@ def load_section(model: type[T], overrides: Sequence[str], base: T) -> T:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text) or {}
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -388,7 +388,7 @@ def _override_tree(override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"'{override}': an override is written dotted.key=value, like train.images=20000")
-    tree: Any = _parse_yaml(text, key) if text else None
+    tree: Any = _parse_yaml(text, key)
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return dict(tree)

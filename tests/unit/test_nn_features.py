@@ -119,7 +119,7 @@ def test_only_the_published_file_makes_a_distance_an_fid(
     assert networks["inception"].is_standard_inception
 
 
-@pytest.mark.parametrize(("name", "other"), permutations(KNOWN, 2))
+@pytest.mark.parametrize(("name", "other"), list(permutations(KNOWN, 2)))
 def test_file_of_another_network_is_refused_in_one_line(
     name: FeatureNetworkName, other: FeatureNetworkName, files: dict[FeatureNetworkName, Path]
 ) -> None:

@@ -11,8 +11,6 @@ its name, its type, its shape as JSON and its little-endian bytes).
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from vaevq.errors import UserError
+from vaevq.files import require_absent, written_aside
 
 FORMAT = "vaevq-tokens"
 FORMAT_VERSION = "1"
@@ -122,8 +121,7 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     Raises:
         UserError: the file exists and `force` is not set, or it cannot be written.
     """
-    if path.exists() and not force:
-        raise UserError(f"{path} exists: choose another name or overwrite it with --force")
+    require_absent([path], force=force)
     dtype = _token_type(content.codebook_size)
     tensors: dict[str, npt.NDArray[Any]] = {
         "tokens": np.concatenate([array.reshape(-1).astype(dtype) for array in content.tokens]),
@@ -147,17 +145,11 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     metadata["checksum"] = _checksum(metadata, tensors)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        try:
-            save_file(tensors, aside, metadata)
-            with Path(aside).open("rb") as written:
-                os.fsync(written.fileno())
-            Path(aside).replace(path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be written: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be made a folder: {error.strerror or error}") from None
+    with written_aside(path) as aside:
+        # Not save_file: what goes wrong on a full disk would not be an OSError.
+        aside.write_bytes(save(tensors, metadata))
 
 
 def read_token_file(path: Path) -> TokenFile:

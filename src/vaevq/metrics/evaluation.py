@@ -1,22 +1,35 @@
 """Measures a tokenizer on images it was not trained on, in constant memory, on any number of processes."""
 
-from collections.abc import Callable
-from importlib.metadata import version
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from vaevq import distributed
 from vaevq.config import EvalConfig
-from vaevq.data.images import to_uint8
+from vaevq.data.images import from_uint8, to_uint8
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
 from vaevq.errors import UserError
-from vaevq.metrics.codebook import TokenHistogram
-from vaevq.metrics.image import PSNR_CAP
+from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
+from vaevq.metrics.image import PSNR_CAP, psnr, ssim
 from vaevq.metrics.networks import load_feature_network, load_lpips
+from vaevq.metrics.protocol import (
+    codebook_protocol,
+    data_protocol,
+    image_protocol,
+    set_protocol,
+    software_protocol,
+)
 from vaevq.metrics.result import Evaluation, FigureRow
+from vaevq.metrics.scores import ImageScores, ScoredImage
 from vaevq.metrics.set_distances import SetDistances
-from vaevq.tokenizer import Tokenizer
+from vaevq.nn.features import FeatureNetwork
+from vaevq.nn.lpips import Lpips
+from vaevq.seeding import generator
+from vaevq.tokenizer import Tokenizer, TokenizerOutput
 
 __all__ = ["Evaluation", "FigureRow", "Progress", "evaluate"]
 
@@ -58,79 +71,193 @@ def evaluate(
             model whose reconstructions are not finite.
     """
     device = torch.device(device)
-    lpips, network = load_lpips(config, device), load_feature_network(config, device)
-    chosen = _chosen(index, config)
     tokenizer.to(device)
     dtype = next((p.dtype for p in tokenizer.parameters()), torch.float32)
     channels = tokenizer.config.autoencoder.image_channels
-    shares = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    lpips, network = load_lpips(config, device), load_feature_network(config, device)
+    chosen = _chosen(index, config)
+    ordered = _in_random_order(chosen) if "kid" in config.metrics else chosen
+    distances = _set_distances(network, config, len(ordered), reference, channels, device) if network else None
+    tally = _Tally(tokenizer.quantizer.codebook_size, config, lpips, distances, len(ordered), device)
 
-    histogram = TokenHistogram(tokenizer.quantizer.codebook_size, device)
-    scores = _image_scores(config, device)
-    seen = torch.zeros(len(chosen), dtype=torch.int64, device=device)
-    pixels = torch.zeros(1, dtype=torch.int64, device=device)
-    capped = torch.zeros(1, dtype=torch.int64, device=device)
-    distances = None
-    if network is not None:
-        others = None if reference is None else _in_random_order(reference)
-        options = config.model_copy(update={"images": None})
-        batches = None if others is None else evaluation_batches(others, options, channels, **shares)
-        size = len(chosen) if others is None else len(others)
-        distances = SetDistances(network, config, len(chosen), batches, size, device)
-
-    own = sum(i // config.kid_block % shares["world_size"] == shares["rank"] for i in range(len(chosen)))
+    rank, world_size = distributed.rank(), distributed.world_size()
+    done, total = 0, sum(i // config.kid_block % world_size == rank for i in range(len(ordered)))
     with _evaluation_mode(tokenizer), torch.inference_mode():
-        for batch in evaluation_batches(chosen, config, channels, **shares):
+        for batch in evaluation_batches(ordered, config, channels, rank=rank, world_size=world_size):
             images = batch.images.to(device)
-            output = tokenizer(images.to(dtype))
+            output: TokenizerOutput = tokenizer(images.to(dtype))
             if not bool(output.reconstruction.isfinite().all()):
-                raise UserError(f"{batch.names[0]}: its reconstruction is not finite; the model has diverged")
-            originals, reconstructions = to_uint8(images), to_uint8(output.reconstruction)
-            histogram.update(output.quantized.tokens)
-            values = _measured(scores.names, originals, reconstructions, lpips)
-            scores.update(batch.positions, values)
-            if distances is not None:
-                distances.update(batch.positions, originals, reconstructions)
-            seen[batch.positions.to(device)] += 1
-            pixels += len(images) * images.shape[-2] * images.shape[-1]
-            if "psnr" in scores.names:
-                capped += int((values[:, scores.names.index("psnr")] >= PSNR_CAP).sum())
+                raise UserError(f"{batch.names[0]}: the reconstruction is not finite: this model has diverged")
+            tally.update(batch.positions, images, output)
+            done += len(images)
             if progress is not None:
-                progress(int(seen.sum()), own)
-        histogram.all_reduce()
-        scores.all_reduce()
-        seen, pixels, capped = (distributed.all_reduce_sum(t) for t in (seen, pixels, capped))
-        assert int(seen.max()) <= 1, "no image is measured twice"
+                progress(done, total)
+        tally.all_reduce()
         set_figures = distances.figures() if distances is not None else {}
 
-    statistics = histogram.statistics()
-    unreadable = sorted(chosen[i].name for i in (seen == 0).nonzero().flatten().tolist())
-    protocol = {
-        "model_digest": tokenizer.digest,
-        "split": split_name,
-        "data_digest": (chosen if config.images else index).digest,
-        "images": int(seen.sum()),
-        "unreadable": len(unreadable),
-        **_preparation(config),
-        **_image_protocol(scores.names, lpips),
-        **(_set_protocol(network, config, reference, index) if network is not None else {}),
-        "codebook_size": statistics.codebook_size,
-        "tokens": statistics.tokens,
-        "tokens_per_codeword": statistics.tokens_per_codeword,
-        "pixels": int(pixels),
-        "vaevq": version("vaevq"),
-        "torch": torch.__version__,
-    }
+    statistics = tally.histogram.statistics()
+    unreadable = sorted(ordered[i].name for i in tally.missing())
+    measured = len(ordered) - len(unreadable)
     return Evaluation(
-        figures=_figures(scores) | set_figures | _codebook_figures(statistics, int(pixels)),
-        protocol=protocol,
-        histogram=histogram.counts.tolist(),
-        images=int(seen.sum()),
-        notes=[
-            *_notes(statistics, int(capped), len(unreadable), len(chosen)),
-            *(distances.notes() if distances is not None else []),
-        ],
-        best=[_named(image, chosen) for image in scores.best()],
-        worst=[_named(image, chosen) for image in scores.worst()],
+        figures={**tally.scores.figures(), **set_figures, **_codebook_figures(statistics, tally.pixels)},
+        protocol={
+            **data_protocol(split_name, chosen.digest, measured, len(unreadable), config),
+            **codebook_protocol(statistics, tokenizer.digest),
+            **image_protocol(config, lpips),
+            **set_protocol(network, config, reference),
+            **software_protocol(),
+        },
+        histogram=tally.histogram.counts.tolist(),
+        images=measured,
+        notes=[*tally.notes(unreadable), *(distances.notes() if distances is not None else [])],
+        best=[_named(image, ordered) for image in tally.scores.best()],
+        worst=[_named(image, ordered) for image in tally.scores.worst()],
         unreadable=unreadable[:NAMED_UNREADABLE],
     )
+
+
+class _Tally:
+    """Everything that is counted while images go by, except the distances between sets, which it feeds."""
+
+    def __init__(
+        self,
+        codebook_size: int,
+        config: EvalConfig,
+        lpips: Lpips | None,
+        distances: SetDistances | None,
+        images: int,
+        device: torch.device,
+    ) -> None:
+        self.histogram = TokenHistogram(codebook_size, device)
+        self._lpips = lpips
+        self._lpips_name = f"lpips_{config.lpips_network}"
+        names = {"psnr": "psnr", "ssim": "ssim", "lpips": self._lpips_name}
+        self.scores = ImageScores(tuple(names[m] for m in names if m in config.metrics), device)
+        self._distances = distances
+        self._seen = torch.zeros(images, dtype=torch.int64, device=device)
+        self._pixels = torch.zeros((), dtype=torch.int64, device=device)
+        self._capped = torch.zeros((), dtype=torch.int64, device=device)
+
+    def update(self, positions: Tensor, images: Tensor, output: TokenizerOutput) -> None:
+        """Takes in images B×C×H×W in [-1, 1], of which `output` was made, at `positions` (int64 B)."""
+        originals, reconstructions = to_uint8(images), to_uint8(output.reconstruction)
+        self.histogram.update(output.quantized.tokens)
+        values = self._values(originals, reconstructions)
+        if values:
+            self.scores.update(positions, torch.stack([values[name].double().cpu() for name in self.scores.names], 1))
+        if "psnr" in values:
+            self._capped += int((values["psnr"] >= PSNR_CAP).sum())
+        if self._distances is not None:
+            self._distances.update(positions, originals, reconstructions)
+        self._seen[positions.to(self._seen.device)] += 1
+        self._pixels += len(images) * images.shape[-2] * images.shape[-1]
+
+    def all_reduce(self) -> None:
+        """Merges all processes; afterwards each holds the whole."""
+        self.histogram.all_reduce()
+        self.scores.all_reduce()
+        self._seen = distributed.all_reduce_sum(self._seen)
+        self._pixels = distributed.all_reduce_sum(self._pixels)
+        self._capped = distributed.all_reduce_sum(self._capped)
+        assert int(self._seen.max()) <= 1, "no image is measured twice"
+
+    @property
+    def pixels(self) -> int:
+        """H·W summed over the images as they were encoded, without the padding to a multiple of f."""
+        return int(self._pixels)
+
+    def missing(self) -> list[int]:
+        """Positions of the images that were not measured, because they could not be read."""
+        positions: list[int] = (self._seen == 0).nonzero().flatten().tolist()
+        return positions
+
+    def notes(self, unreadable: list[str]) -> list[str]:
+        """What a reader of the figures has to know."""
+        notes = []
+        statistics = self.histogram.statistics()
+        if statistics.tokens_per_codeword < MINIMUM_TOKENS_PER_CODEWORD:
+            notes.append(
+                f"T/K is {statistics.tokens_per_codeword:.2f}: claims about usage and perplexity need at least "
+                f"{MINIMUM_TOKENS_PER_CODEWORD} tokens a codeword; even a perfectly uniform tokenizer would show "
+                f"{statistics.usage_ceiling:.1%} usage here"
+            )
+        if int(self._capped):
+            notes.append(f"{int(self._capped)} images are equal but for rounding; they count as {PSNR_CAP:.2f} dB")
+        if unreadable:
+            notes.append(f"{len(unreadable)} of {len(self._seen)} images could not be read, '{unreadable[0]}' first")
+        return notes
+
+    def _values(self, originals: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
+        """Figures of each image, B."""
+        values = {}
+        if "psnr" in self.scores.names:
+            values["psnr"] = psnr(originals, reconstructions)
+        if "ssim" in self.scores.names:
+            values["ssim"] = ssim(originals, reconstructions)
+        if self._lpips is not None:
+            values[self._lpips_name] = self._lpips(from_uint8(originals), from_uint8(reconstructions))
+        return values
+
+
+def _set_distances(
+    network: FeatureNetwork,
+    config: EvalConfig,
+    images: int,
+    reference: ImageIndex | None,
+    channels: int,
+    device: torch.device,
+) -> SetDistances:
+    if reference is None:
+        return SetDistances(network, config, images, None, images, device)
+    # All of the reference set, whatever share of the evaluated images is taken.
+    options = config.model_copy(update={"images": None})
+    ranks = {"rank": distributed.rank(), "world_size": distributed.world_size()}
+    ordered = _in_random_order(reference) if "kid" in config.metrics else reference
+    batches = evaluation_batches(ordered, options, channels, **ranks)
+    return SetDistances(network, config, images, batches, len(reference), device)
+
+
+def _chosen(index: ImageIndex, config: EvalConfig) -> ImageIndex:
+    """`config.images` of the images, evenly spaced over the index, or all of them."""
+    count = min(len(index), config.images or len(index))
+    if count == 0:
+        raise UserError(f"{index.location}: no image to evaluate on")
+    return index if count == len(index) else index.subset(i * len(index) // count for i in range(count))
+
+
+def _in_random_order(index: ImageIndex) -> ImageIndex:
+    """The same images in one fixed random order: successive images are often of one class, and a block of KID that
+    held one class against another would measure their difference."""
+    order: list[int] = torch.randperm(len(index), generator=generator("evaluation order")).tolist()
+    return index.subset(order)
+
+
+def _codebook_figures(statistics: CodebookStatistics, pixels: int) -> dict[str, float]:
+    return {
+        "usage": statistics.usage,
+        "usage_ceiling": statistics.usage_ceiling,
+        "usage_of_ceiling": statistics.usage_of_ceiling,
+        "perplexity": statistics.perplexity,
+        "perplexity_share": statistics.perplexity_share,
+        "dead_codewords": statistics.dead_codewords,
+        "tokens_per_codeword": statistics.tokens_per_codeword,
+        "entropy_bits": statistics.entropy_bits,
+        "bits_per_pixel": statistics.fixed_bits_per_pixel(pixels),
+        "bits_per_pixel_entropy": statistics.entropy_bits_per_pixel(pixels),
+    }
+
+
+def _named(image: ScoredImage, index: ImageIndex) -> dict[str, Any]:
+    return {"name": index[image.position].name, **image.figures}
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every part is back in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

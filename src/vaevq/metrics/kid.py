@@ -55,17 +55,22 @@ class BlockwiseKernelDistance:
         evaluated: images of the evaluated side.
         reference: images of the other.
         device: where the features are.
+
+    Attributes:
+        blocks: how many there are.
+        left_out: evaluated images that are in none.
     """
 
     def __init__(self, block: int, evaluated: int, reference: int, device: torch.device | str = "cpu") -> None:
+        self.blocks = max(1, min(evaluated, reference) // block)
+        self.left_out = max(0, evaluated - self.blocks * block)
         self._block = block
-        self._count = max(1, min(evaluated, reference) // block)
         self._open: dict[Side, dict[int, list[Tensor]]] = {"evaluated": {}, "reference": {}}
         self._latest: dict[Side, int] = {"evaluated": -1, "reference": -1}
         place = accumulator_device(torch.device(device))
         # One number a block, each written by the process that has it, so that summing over processes is exact.
-        self._values = torch.zeros(self._count, dtype=torch.float64, device=place)
-        self._measured = torch.zeros(self._count, dtype=torch.int64, device=place)
+        self._values = torch.zeros(self.blocks, dtype=torch.float64, device=place)
+        self._measured = torch.zeros(self.blocks, dtype=torch.int64, device=place)
 
     def latest(self, side: Side) -> int:
         """The number of the last block that `side` has brought an image of; −1 before the first."""
@@ -77,7 +82,7 @@ class BlockwiseKernelDistance:
         for number in sorted(set(blocks.tolist())):
             assert number >= self._latest[side], "blocks come in ascending order"
             self._latest[side] = number
-            if number < self._count:
+            if number < self.blocks:
                 part = features.detach()[(blocks == number).to(features.device)]
                 self._open[side].setdefault(number, []).append(part)
         self._measure(before=min(self._latest.values()))
@@ -88,7 +93,7 @@ class BlockwiseKernelDistance:
         Raises:
             UserError: no block has two readable images on both sides.
         """
-        self._measure(before=self._count)
+        self._measure(before=self.blocks)
         values = distributed.all_reduce_sum(self._values)
         measured = distributed.all_reduce_sum(self._measured).bool()
         values = values[measured]

@@ -24,14 +24,13 @@ class ImageScores:
     """Mean and deviation over images of figures per image, in constant memory.
 
     Args:
-        names: of the figures; the first one ranks the images.
-        higher_is_better: whether a high first figure is a good one.
+        names: of the figures; the first one ranks the images, the lower the better if it is LPIPS.
         device: where sums are kept.
     """
 
-    def __init__(self, names: tuple[str, ...], higher_is_better: bool, device: torch.device | str = "cpu") -> None:
+    def __init__(self, names: tuple[str, ...], device: torch.device | str = "cpu") -> None:
         self.names = names
-        self._sign = 1.0 if higher_is_better else -1.0
+        self._sign = -1.0 if names and names[0].startswith("lpips") else 1.0
         self._moments = FeatureMoments(len(names), device)
         # Rows of position + 1 and figures, best first; a row of zeros is empty.
         self._best: list[list[float]] = []
@@ -48,13 +47,14 @@ class ImageScores:
         self._moments.all_reduce()
         self._rank(self._gathered(self._best), self._gathered(self._worst))
 
-    def means(self) -> dict[str, float]:
-        """The mean of each figure over images."""
-        return dict(zip(self.names, self._moments.mean.tolist(), strict=True))
-
-    def deviations(self) -> dict[str, float]:
-        """The standard deviation of each figure over images (divisor N − 1)."""
-        return dict(zip(self.names, self._moments.variance().sqrt().tolist(), strict=True))
+    def figures(self) -> dict[str, float]:
+        """For each name its mean over images and, as `name_deviation`, the standard deviation (divisor N − 1)."""
+        means = self._moments.mean.tolist()
+        deviations = self._moments.variance().sqrt().tolist()
+        figures: dict[str, float] = {}
+        for name, mean, deviation in zip(self.names, means, deviations, strict=True):
+            figures |= {name: mean, f"{name}_deviation": deviation}
+        return figures
 
     def best(self) -> list[ScoredImage]:
         """Up to `LISTED` images, the best first."""

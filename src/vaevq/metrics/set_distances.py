@@ -46,12 +46,10 @@ class SetDistances:
             if "kid" in config.metrics
             else None
         )
-        self._dropped = evaluated % config.kid_block if evaluated >= config.kid_block else 0
         self._block = config.kid_block
-        self._evaluated = evaluated
 
     def update(self, positions: Tensor, originals: Tensor, reconstructions: Tensor) -> None:
-        """Takes in images, uint8 B×C×H×W, at `positions` (int64 B). Originals are only looked at without a reference."""
+        """Takes in images, uint8 B×C×H×W, at `positions` (int64 B); with a reference, originals are not looked at."""
         self._take("evaluated", positions, reconstructions)
         if self._reference is None:
             self._take("reference", positions, originals)
@@ -92,10 +90,13 @@ class SetDistances:
                 f"{least} images are too few for the {self._network.dim} features of {self._network.name}: the "
                 "Fréchet distance is biased upwards, compare it only at equal numbers of the same images"
             )
-        if self._kernel is not None and self._dropped:
-            notes.append(f"KID leaves out the {self._dropped} images that fill no block of {self._block}")
-        if self._kernel is not None and self._evaluated < 2 * self._block:
-            notes.append("KID is of a single block, so its standard error is not known; lower eval.kid_block")
+        if self._kernel is not None and self._kernel.left_out:
+            whole = f"{self._kernel.blocks} whole block{'s' * (self._kernel.blocks > 1)} of {self._block} images"
+            notes.append(f"KID is of {whole} and leaves out the other {self._kernel.left_out}")
+        if self._kernel is not None and self._kernel.blocks == 1:
+            notes.append(
+                "KID is of a single block, so its standard error is not known; a lower eval.kid_block gives one"
+            )
         return notes
 
     def _advance(self) -> bool:

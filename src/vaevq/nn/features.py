@@ -67,6 +67,7 @@ class FeatureNetwork(FrozenNetwork):
                 images = F.interpolate(
                     images, size, mode="bilinear", align_corners=False, antialias=self._kind.antialias
                 )
+            images = images.contiguous(memory_format=torch.channels_last)  # a quarter faster on CPU
             return self.network(images)  # type: ignore[no-any-return]
 
 

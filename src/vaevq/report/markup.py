@@ -32,16 +32,17 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), numbers: Se
     """
     head = ""
     if header:
-        cells = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+        cells = "".join(f'<th scope="col"{_aligned(i, numbers)}>{escape(cell)}</th>' for i, cell in enumerate(header))
         head = f"<thead><tr>{cells}</tr></thead>"
     body = []
     for first, *others in rows:
-        cells = "".join(
-            f'<td class="number">{escape(cell)}</td>' if i in numbers else f"<td>{escape(cell)}</td>"
-            for i, cell in enumerate(others, 1)
-        )
+        cells = "".join(f"<td{_aligned(i, numbers)}>{escape(cell)}</td>" for i, cell in enumerate(others, 1))
         body.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
     return f'<div class="wide"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _aligned(column: int, numbers: Sequence[int]) -> str:
+    return ' class="number"' if column in numbers else ""
 
 
 def folded(summary: str, body: str) -> str:

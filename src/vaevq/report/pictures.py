@@ -74,7 +74,7 @@ def write_pictures(
     assert len(originals) == len(reconstructions) == len(tokens) == len(names)
     folder = run_dir / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9][0-9]_*.png"):
+    for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
     pictures, rows = [], []
     for i, (original, reconstruction, grid, name) in enumerate(
@@ -93,7 +93,7 @@ def write_pictures(
         pictures.append(Picture(name, stem, height, width, shape, len(np.unique(grid)), codebook_size, psnr))
         rows.append(parts)
     if pictures:
-        overview(rows, [picture.stem[3:] for picture in pictures]).save(folder / "reconstructions.png")
+        overview(rows, [_file_stem(name) for name in names]).save(folder / "reconstructions.png")
     write_text(folder / "pictures.json", json.dumps([asdict(picture) for picture in pictures], indent=2) + "\n")
     return pictures
 

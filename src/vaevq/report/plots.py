@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": 12,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.grid.axis": "y",
     "grid.color": _GRID,
     "grid.linewidth": 0.6,
@@ -64,25 +65,26 @@ class Line:
     values: Sequence[float]
 
 
-def line_chart(title: str, unit: str, lines: Sequence[Line], description: str) -> str:
-    """Lines over images seen; the first in the accent colour, others dashed. A log scale where values span decades.
+def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *, by_ratio: bool = False) -> str:
+    """Lines over images seen; the first in the accent colour, others dashed.
 
     Args:
         title, unit: say what is drawn and in what; the unit also says so where the scale is logarithmic.
         description: for who cannot see the chart.
+        by_ratio: values are compared by ratio: the scale is logarithmic where they span more than a decade.
     """
     with _figure(3.5, 2.3) as figure:
         axes = figure.subplots()
         drawn = [_thinned(line) for line in lines]
         values = np.concatenate([line.values for line in drawn])
         finite = values[np.isfinite(values)]
-        logarithmic = finite.size > 1 and finite.min() > 0 and finite.max() > 20 * finite.min()
+        logarithmic = by_ratio and finite.size > 1 and 0 < 20 * finite.min() < finite.max()
         if logarithmic:
-            axes.set_yscale("log")
+            _set_log_scale(axes, float(finite.max() / finite.min()))
         for i, line in enumerate(drawn):
             look: dict[str, Any] = {"color": _FIRST} if i == 0 else {"color": _SECOND, "dashes": (4, 2)}
-            if len(line.values) < 12 and i == 0:
-                look |= {"marker": "o", "markersize": 3.5}
+            if len(line.values) < 12:
+                look |= {"marker": "o" if i == 0 else "_", "markersize": 3.5 if i == 0 else 8}
             axes.plot(line.images_seen, line.values, label=line.label, **look)
         if len(lines) > 1:
             axes.legend(loc="best")
@@ -94,6 +96,7 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str) -
         axes.set_xlim(left=0)
         if not logarithmic:
             axes.yaxis.set_major_locator(_locator(5))
+            axes.ticklabel_format(axis="y", style="plain", useOffset=False)
         return _svg(figure, f"{title}. {description}")
 
 
@@ -106,15 +109,13 @@ def histogram_chart(counts: Sequence[int], description: str) -> str:
     right, height = last + 1, ordered[last]
     with _figure(5.2, 2.7) as figure:
         axes = figure.subplots()
-        axes.set_yscale("log")
+        _set_log_scale(axes, float(ordered[0]))
         bottom = 0.7 * min(1.0, mean)
         axes.fill_between(
             np.append(0, right), np.append(height[:1], height), bottom, step="pre", color=_FIRST, alpha=0.75, lw=0
         )
         if used < size:
             axes.axvspan(used, size, color=_FADED, alpha=0.25, lw=0)
-            if size - used > 0.12 * size:
-                axes.text((used + size) / 2, 0.5, "dead", transform=axes.get_xaxis_transform(), ha="center")
         axes.axhline(mean, color=_SECOND, lw=1.5, dashes=(4, 2))
         axes.annotate(
             f"uniform: T/K = {mean:,.1f}",
@@ -127,7 +128,7 @@ def histogram_chart(counts: Sequence[int], description: str) -> str:
         axes.set_xlim(0, size)
         axes.set_ylim(bottom, 1.6 * max(float(ordered[0]), mean))
         axes.set_title("How often each codeword occurs")
-        axes.set_xlabel("codewords, by falling count")
+        axes.set_xlabel(f"codewords by falling count: {used:,} used, {size - used:,} dead (shaded)")
         axes.set_ylabel("occurrences, log scale")
         axes.xaxis.set_major_formatter(_engineering)
         return _svg(figure, description)
@@ -161,6 +162,16 @@ def _svg(figure: Any, description: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return f'<svg {view[0]} role="img" aria-label="{html.escape(description)}" stroke-linejoin="round">{text}'
+
+
+def _set_log_scale(axes: Any, span: float) -> None:
+    """A logarithmic scale with plain numbers; `span`, largest over smallest, decides how many."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if span < 1000 else (1.0,), numticks=8))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(_engineering)
 
 
 def _engineering(value: float, _: Any = None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vaevq.errors import UserError
+from vaevq.metrics.result import Evaluation
 from vaevq.report.pictures import Picture, read_pictures
 from vaevq.training.tracking import read_metrics
 
@@ -19,7 +20,7 @@ class RunFolder:
         path: the folder.
         config, environment, split: config.json, environment.json and split.json.
         metrics: the lines of metrics.jsonl.
-        evaluation: eval.json, or None where the run has not got that far.
+        evaluation: eval.json; None where the run has not got that far.
         pictures: of its images folder.
         comparison: comparison.json, a list of `{"name": …, "figures": {…}}`.
     """
@@ -29,7 +30,7 @@ class RunFolder:
     environment: Mapping[str, Any]
     split: Mapping[str, Any]
     metrics: list[dict[str, Any]]
-    evaluation: Mapping[str, Any] | None
+    evaluation: Evaluation | None
     pictures: list[Picture]
     comparison: list[Mapping[str, Any]]
 
@@ -42,13 +43,14 @@ class RunFolder:
         """
         if not (path / "config.json").exists():
             raise UserError(f"{path}: no config.json, so this is no run folder of vaevq train")
+        evaluation = _json(path / "eval.json", None)
         return cls(
             path=path,
             config=_json(path / "config.json", {}),
             environment=_json(path / "environment.json", {}),
             split=_json(path / "split.json", {}),
             metrics=read_metrics(path / "metrics.jsonl"),
-            evaluation=_json(path / "eval.json", None),
+            evaluation=Evaluation.from_json(evaluation, str(path / "eval.json")) if evaluation else None,
             pictures=read_pictures(path),
             comparison=_json(path / "comparison.json", []),
         )

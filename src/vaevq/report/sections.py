@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
-from vaevq.report.figures import figure
+from vaevq.metrics.result import Evaluation, FigureRow
+from vaevq.report.labels import label
 from vaevq.report.markup import bullets, escape, flat, folded, image, paragraph, table
 from vaevq.report.pictures import ERROR_WHITE, PARTS
 from vaevq.report.plots import histogram_chart
@@ -16,12 +16,12 @@ from vaevq.report.training_curves import held_out_charts, loss_charts, other_cha
 
 _KINDS = {"vaevq": "VAEVQ", "vq": "Plain VQ"}
 _NAMES_SHOWN = 200
-# fmt: off
-_CODEBOOK_FIGURES = (
-    "codebook_size", "tokens", "tokens_per_codeword", "usage", "usage_ceiling", "dead_codewords",
-    "perplexity", "perplexity_share", "entropy_bits",
+_HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
+_OF_CODEBOOK = (
+    *("tokens", "tokens_per_codeword", "usage", "usage_ceiling", "usage_of_ceiling"),
+    *("dead_codewords", "perplexity", "perplexity_share", "entropy_bits"),
 )
-# fmt: on
+_SPREADS = ("_deviation", "_standard_error")
 
 
 def title(run: RunFolder) -> str:
@@ -51,60 +51,63 @@ def head(run: RunFolder) -> str:
             )
         )
     else:
-        parts.append(f'<div class="tiles">{"".join(_tiles(run.evaluation["figures"], size))}</div>')
+        tiles = "".join(_tile(row, run.evaluation, size) for row in _headline(run.evaluation))
+        parts.append(f'<div class="tiles">{tiles}</div>')
         parts.append(
             paragraph(
-                f"Measured on {len(run.split.get('held_out', [])):,} held-out images, encoded deterministically; "
-                "the protocol stands with the figures below.",
+                f"Measured on {run.evaluation.images:,} held-out images, encoded deterministically; the protocol "
+                "stands with the figures below.",
                 "muted",
             )
         )
     return "\n".join([*parts, "</header>"])
 
 
-def _tiles(figures: Mapping[str, Any], size: int) -> list[str]:
-    headline = ("psnr", "ssim", "lpips", "rfid", "fd_", "frechet", "usage", "perplexity")
-    chosen = []
-    for wanted in headline:
-        exact = [name for name in figures if name == wanted]
-        chosen += exact or [
-            name for name in figures if name.startswith(wanted) and wanted in ("lpips", "fd_", "frechet")
-        ]
-    remarks = {
-        "usage": f"of {size:,} codewords; at most {figure('usage_ceiling').write(figures.get('usage_ceiling'))}",
-        "perplexity": f"{figure('perplexity_share').write(figures.get('perplexity_share'))} of {size:,} codewords",
-    }
-    tiles = []
-    for name in chosen:
-        shape = figure(name)
-        remark = remarks.get(name) or (f"{shape.better} is better" if shape.better else "")
-        value = shape.write(figures[name]).removesuffix(" codewords")
-        tiles.append(
-            f'<div class="tile"><small>{escape(shape.label)}</small><b>{escape(value)}</b>'
-            f"<small>{escape(remark)}</small></div>"
-        )
-    return tiles
+def _headline(evaluation: Evaluation) -> list[FigureRow]:
+    rows = [row for row in evaluation.rows() if not row.name.endswith(_SPREADS)]
+    return [
+        row
+        for wanted in _HEADLINE
+        for row in rows
+        if row.name == wanted or (wanted.endswith("_") and row.name.startswith(wanted))
+    ]
+
+
+def _tile(row: FigureRow, evaluation: Evaluation, size: int) -> str:
+    values = {row.name: row.value for row in evaluation.rows()}
+    if row.name == "usage":
+        remark = f"of {size:,} codewords; ceiling {values.get('usage_ceiling', '–')}"
+    elif row.name == "perplexity":
+        remark = f"of {size:,} codewords: {values.get('perplexity_share', '–')}"
+    else:
+        remark = "higher is better" if row.name in ("psnr", "ssim") else "lower is better"
+    value = row.value.removesuffix(" codewords")
+    return (
+        f'<div class="tile"><small>{escape(label(row.name))}</small><b>{escape(value)}</b>'
+        f"<small>{escape(remark)}</small></div>"
+    )
 
 
 def pictures(run: RunFolder) -> str:
     """Originals beside reconstructions, with token and error maps."""
     if not run.pictures:
         return paragraph("No pictures are in this run folder.", "muted")
+    channels = run.setting("model.autoencoder.image_channels")
     labels = ("original", "reconstruction", "token map", "error")
     parts = [
         paragraph(
             "Held-out images: what goes in, what comes back from the tokens alone, the tokens, and where it differs. "
-            "A token's colour only tells it from others; it is the same in all token maps. Images of 2 or 4 channels "
-            "show them side by side, each as grey."
+            "A token's colour only tells it from others; it is the same in all token maps."
+            + (" The channels stand side by side, each as grey." if channels in (2, 4) else "")
         ),
         f'<p class="muted">Error, mean over channels: 0<span class="scale"></span>{ERROR_WHITE} or more of 255.</p>',
     ]
     for picture in run.pictures:
         cells = []
-        for part, label in zip(PARTS, labels, strict=True):
+        for part, what in zip(PARTS, labels, strict=True):
             path = run.path / "images" / f"{picture.stem}_{part}.png"
-            alt = f"{label} of {picture.name}"
-            cells.append(f"<div>{image(path, alt, smooth=part != 'tokens')}<span>{label}</span></div>")
+            alt = f"{what} of {picture.name}"
+            cells.append(f"<div>{image(path, alt, smooth=part != 'tokens')}<span>{what}</span></div>")
         psnr = "equal" if picture.psnr is None else f"{picture.psnr:.2f} dB"
         caption = (
             f"{picture.name} · {picture.width}×{picture.height} pixels · {picture.grid[1]}×{picture.grid[0]} tokens, "
@@ -121,7 +124,9 @@ def codebook(run: RunFolder) -> str:
     statistics = _statistics(run)
     if run.evaluation is None or statistics is None:
         return paragraph("The codebook's use is measured when the run is finished.", "muted")
-    rows = [(figure(name).label, figure(name).write(getattr(statistics, name))) for name in _CODEBOOK_FIGURES]
+    values = {row.name: row.value for row in run.evaluation.rows()}
+    rows = [("codewords (K)", f"{statistics.codebook_size:,}")]
+    rows += [(label(name), values[name]) for name in _OF_CODEBOOK if name in values]
     used = statistics.codebook_size - statistics.dead_codewords
     description = (
         f"Counts of {statistics.codebook_size:,} codewords in {statistics.tokens:,} held-out tokens, sorted, on a log "
@@ -130,7 +135,7 @@ def codebook(run: RunFolder) -> str:
     )
     parts = [
         paragraph("Which codewords the held-out images use, encoded deterministically (no noise)."),
-        f'<div class="codebook"><figure>{histogram_chart(run.evaluation["histogram"], description)}</figure>'
+        f'<div class="codebook"><figure>{histogram_chart(run.evaluation.histogram, description)}</figure>'
         f"{table(rows, numbers=(1,))}</div>",
         paragraph(
             "The ceiling is what a perfectly uniform tokenizer would show on so many tokens; perplexity is how many "
@@ -150,7 +155,7 @@ def codebook(run: RunFolder) -> str:
 
 
 def _statistics(run: RunFolder) -> CodebookStatistics | None:
-    counts = (run.evaluation or {}).get("histogram") or []
+    counts = run.evaluation.histogram if run.evaluation is not None else []
     if not sum(counts):
         return None
     histogram = TokenHistogram(len(counts))
@@ -165,15 +170,15 @@ def curves(run: RunFolder) -> str:
     parts = []
     held_out = held_out_charts(run)
     if held_out:
-        images = run.setting("train.evaluate_images")
-        parts.append(
-            paragraph(
-                f"Held-out, deterministic: averaged weights, up to {images} of the held-out images, so these differ a "
-                "little from the final figures."
-            )
-        )
+        images = len(run.split.get("held_out", []))
+        few = min(images, run.setting("train.evaluate_images", images))
+        parts.append(paragraph(f"Held-out, deterministic: {few:,} of {images:,} images, with the averaged weights."))
         parts.append(_charts(held_out))
-    parts.append(paragraph("Loss terms in training: means over each log interval, before their weights."))
+    parts.append(
+        paragraph(
+            "Loss terms in training: means over each log interval, before their weights; total has them weighted."
+        )
+    )
     parts.append(_charts(loss_charts(run)))
     others = other_charts(run)
     if others:
@@ -196,25 +201,36 @@ def figures(run: RunFolder) -> str:
     """Every figure with its unit, and the protocol in full."""
     if run.evaluation is None:
         return ""
-    rows = []
-    for name, value in run.evaluation["figures"].items():
-        shape = figure(name)
-        rows.append((shape.label, shape.write(value), f"{shape.better} is better" if shape.better else "", name))
-    parts = [table(rows, ("figure", "value", "", "name in eval.json"), numbers=(1,))]
-    parts += [paragraph(note, "note") for note in run.evaluation.get("notes", [])]
-    parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.get("protocol", {})))))
+    rows = {row.name: row for row in run.evaluation.rows()}
+    lines = []
+    for name, row in rows.items():
+        spreads = [f"± {rows[name + end].value}" for end in _SPREADS if name + end in rows]
+        if not name.endswith(_SPREADS):
+            lines.append((label(name), row.value, ", ".join(spreads), row.meaning))
+    parts = [table(lines, ("figure", "value", "spread", "what it is"), numbers=(1, 2))]
+    parts.append(paragraph("Spread: the standard deviation over images; of a kernel distance, its error.", "muted"))
+    parts += [paragraph(note, "note") for note in run.evaluation.notes]
+    parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.protocol))))
+    for heading, images in (("Best", run.evaluation.best), ("Worst", run.evaluation.worst)):
+        if images:
+            names = [name for name in images[0] if name != "name"]
+            values = [(image["name"], *(f"{image[name]:.4g}" for name in names)) for image in images]
+            body = table(values, ("image", *(label(name) for name in names)), numbers=range(1, len(names) + 1))
+            parts.append(folded(f"{heading} {len(images)} images by {label(names[0])}", body))
+    if run.evaluation.unreadable:
+        parts.append(folded("Images that could not be read", bullets(run.evaluation.unreadable)))
     return "\n".join(parts)
 
 
 def comparison(run: RunFolder) -> str:
     """Figures of several tokenizers, where the folder holds a comparison."""
-    if not run.comparison:
-        return ""
-    names = list(dict.fromkeys(name for entry in run.comparison for name in entry["figures"]))
-    rows = [
-        (entry["name"], *(figure(name).write(entry["figures"].get(name)) for name in names)) for entry in run.comparison
+    entries = [
+        (entry["name"], {row.name: row.value for row in Evaluation(entry["figures"], {}, [], 0).rows()})
+        for entry in run.comparison
     ]
-    return table(rows, ("", *(figure(name).label for name in names)), numbers=range(1, len(names) + 1))
+    names = list(dict.fromkeys(name for _, values in entries for name in values))
+    rows = [(entry, *(values.get(name, "–") for name in names)) for entry, values in entries]
+    return table(rows, ("", *(label(name) for name in names)), numbers=range(1, len(names) + 1)) if rows else ""
 
 
 def data(run: RunFolder) -> str:
@@ -222,12 +238,12 @@ def data(run: RunFolder) -> str:
     if not run.split:
         return ""
     sides = {"train": "training", "held_out": "held-out"}
-    rows = [(f"{label} images", f"{len(run.split.get(side, [])):,}") for side, label in sides.items()]
+    rows = [(f"{words} images", f"{len(run.split.get(side, [])):,}") for side, words in sides.items()]
     parts = [table([("source and split", run.split.get("description", "–")), *rows])]
-    for side, label in sides.items():
+    for side, words in sides.items():
         names = run.split.get(side, [])
         more = f" (the first {_NAMES_SHOWN}; all are in split.json)" if len(names) > _NAMES_SHOWN else ""
-        parts.append(folded(f"Names of the {len(names):,} {label} images{more}", bullets(names[:_NAMES_SHOWN])))
+        parts.append(folded(f"Names of the {len(names):,} {words} images{more}", bullets(names[:_NAMES_SHOWN])))
     return "\n".join(parts)
 
 
@@ -247,7 +263,7 @@ def reproduce(run: RunFolder) -> str:
         parts.append(f"<pre><code>{escape(environment['command'])}</code></pre>")
     parts.append(
         paragraph(
-            f"In this folder it continues the run, elsewhere it starts anew; config.json as a recipe does the same. "
+            "Where this folder is, it continues the run; elsewhere it starts anew. "
             f"Data order, augmentation and noise follow from seed {run.setting('seed')} and the image's place alone, "
             "however many processes train. To the last digit only on the same machine and versions:"
         )
@@ -289,8 +305,6 @@ def _advice(run: RunFolder) -> list[str]:
             f"(model.quantizer.codebook_size={statistics.codebook_size // 2}) loses little, and longer training may "
             "bring more of them in."
         )
-    if statistics is not None and statistics.tokens_per_codeword < MINIMUM_TOKENS_PER_CODEWORD:
-        advice.append("Hold out more images before usage is quoted: T/K is too small (see the codebook above).")
     return advice
 
 

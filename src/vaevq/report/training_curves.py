@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from vaevq.report.figures import figure
+from vaevq.report.labels import is_share, label, unit
 from vaevq.report.plots import Line, line_chart
 from vaevq.report.run_folder import RunFolder
 
@@ -17,13 +17,10 @@ def held_out_charts(run: RunFolder) -> list[str]:
     for name in _names(rows):
         if name == "usage_ceiling":
             continue  # a line in the chart of usage
-        shape = figure(name)
-        scale = 100 if shape.unit == "%" else 1
-        lines = [_line("held-out", rows, name, scale)]
+        lines = [_line("held-out", rows, name)]
         if name == "usage" and any("usage_ceiling" in row for row in rows):
-            lines.append(_line("ceiling", rows, "usage_ceiling", scale))
-        unit = "% of the codewords" if name == "usage" else shape.unit
-        charts.append(line_chart(f"{shape.label}, held-out", unit, lines, _description(lines[0], shape.unit)))
+            lines.append(_line("ceiling", rows, "usage_ceiling"))
+        charts.append(line_chart(f"{label(name)}, held-out", unit(name), lines, _description(lines[0], unit(name))))
     return charts
 
 
@@ -37,7 +34,7 @@ def loss_charts(run: RunFolder) -> list[str]:
         weight = run.setting(f"loss.{term}_weight", run.setting(f"model.quantizer.{term}_weight"))
         title = f"{term} (weight {weight:g})" if isinstance(weight, int | float) else term
         lines = [_line(term, rows, name)]
-        charts.append(line_chart(title, "loss", lines, _description(lines[0], "")))
+        charts.append(line_chart(title, "loss", lines, _description(lines[0], ""), by_ratio=True))
     return charts
 
 
@@ -48,10 +45,9 @@ def other_charts(run: RunFolder) -> list[str]:
         if name.startswith("loss/"):
             continue
         short = name.rpartition("/")[2].removesuffix("_training_queries")
-        shape = figure(short)
-        title = f"{shape.label}, training queries" if name.startswith("codebook/") else shape.label
-        lines = [_line(short, rows, name, 100 if shape.unit == "%" else 1)]
-        charts.append(line_chart(title, shape.unit, lines, _description(lines[0], shape.unit)))
+        title = f"{label(short)}, training queries" if name.startswith("codebook/") else label(short)
+        lines = [_line(short, rows, name)]
+        charts.append(line_chart(title, unit(short), lines, _description(lines[0], unit(short))))
     return charts
 
 
@@ -59,7 +55,8 @@ def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row if name not in _META))
 
 
-def _line(label: str, rows: Sequence[dict[str, Any]], name: str, scale: float = 1) -> Line:
+def _line(label: str, rows: Sequence[dict[str, Any]], name: str) -> Line:
+    scale = 100 if is_share(name.rpartition("/")[2]) else 1
     points = [(row["images_seen"], row[name]) for row in rows if name in row]
     values = [math.nan if value is None else scale * value for _, value in points]
     return Line(label, [images_seen for images_seen, _ in points], values)

@@ -1,0 +1,111 @@
+"""Recipes, overrides and variants; every mistake in one line that names the field and the right name."""
+
+from pathlib import Path
+
+import pytest
+
+from vaevq.config import (
+    VARIANTS,
+    EvalConfig,
+    RunConfig,
+    VariationalConfig,
+    load_run_config,
+    load_section,
+    recipe_names,
+)
+from vaevq.errors import UserError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_survives_json(name: str) -> None:
+    config = load_run_config(name)
+    assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_overrides_win_over_the_recipe_and_flags_over_both() -> None:
+    config = load_run_config("quickstart", ["train.images=5", "model.quantizer.code_dim=7"], {"train": {"images": 9}})
+    assert config.train.images == 9
+    assert config.model.quantizer.code_dim == 7
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_variant_sets_every_point_where_paper_and_released_code_differ(variant: str) -> None:
+    config = RunConfig.model_validate({"variant": variant})
+    dumped = config.model_dump(mode="json")
+    for section, wanted in VARIANTS[variant].items():
+        given = dumped[section]
+        if section == "model":
+            given, wanted = given["quantizer"], wanted["quantizer"]
+        assert {key: given[key] for key in wanted} == wanted
+    # Both set the same points.
+    other = VARIANTS["released" if variant == "paper" else "paper"]
+    assert VARIANTS[variant]["model"]["quantizer"].keys() == other["model"]["quantizer"].keys()
+    assert RunConfig.model_validate(dumped) == config
+
+
+def test_an_explicit_field_wins_over_the_variant() -> None:
+    config = RunConfig.model_validate({"variant": "paper", "model": {"quantizer": {"rcs_weight": 0.5}}})
+    quantizer = config.model.quantizer
+    assert isinstance(quantizer, VariationalConfig)
+    assert (quantizer.rcs_weight, quantizer.projection) == (0.5, "none")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("modle.x=1", "modle: unknown option (did you mean 'model'?)"),
+        ("model.quantizer.code_dm=3", "model.quantizer.code_dm: unknown option (did you mean 'code_dim'?)"),
+        ("train.learning_rat=1", "train.learning_rat: unknown option (did you mean 'learning_rate'?)"),
+        ("train.images=many", "train.images: input should be a valid integer"),
+        ("train.images=0", "train.images: input should be greater than or equal to 1, not 0"),
+        ("variant=papr", "variant: input should be 'paper' or 'released', not 'papr'"),
+        ("loss.pixel=l3", "loss.pixel: input should be 'l1' or 'l2', not 'l3'"),
+        ("data.image_size=63", "data.image_size 63 is no multiple of the downsampling factor 8"),
+        ("train.batch_size", "'train.batch_size': an override is written dotted.key=value"),
+        ("model.quantizer.rcs_form=nll", "rcs_form: nll needs rcs_detach_sigma: false"),
+        ("data.crop_scale=[0.9,0.5]", "crop_scale must be 0 < low <= high <= 1"),
+        ("train.accumulation=7", "no multiple of accumulation 7"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_run_config("quickstart", [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError, match=r"data\.flipp: .*; train\.images: "):
+        load_run_config("quickstart", ["train.images=x", "data.flipp=1"])
+
+
+def test_a_quantizer_of_unknown_kind_is_told_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"model\.quantizer.*'vaevq', 'vq'"):
+        load_run_config("quickstart", ["model.quantizer.kind=vqq"])
+
+
+def test_a_variant_with_another_quantizer_is_refused() -> None:
+    with pytest.raises(UserError, match="variant: paper goes with"):
+        load_run_config("quickstart", ["variant=paper", "model.quantizer={kind: vq}", "loss.continuous_path=0"])
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe named 'quickstar' .did you mean 'quickstart'"):
+        load_run_config("quickstar")
+    with pytest.raises(UserError, match="no such recipe file"):
+        load_run_config(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("train: [1,\n")
+    with pytest.raises(UserError, match=r"broken\.yaml, line 2: not valid YAML"):
+        load_run_config(broken)
+    broken.write_text("- 1\n")
+    with pytest.raises(UserError, match="a recipe is a mapping"):
+        load_run_config(broken)
+
+
+def test_a_section_is_validated_with_its_overrides() -> None:
+    assert load_section(EvalConfig, ["metrics=[psnr]", "crop=64"], EvalConfig()).crop == 64
+    with pytest.raises(UserError, match="crop 512 is larger than resize 256"):
+        load_section(EvalConfig, ["crop=512"], EvalConfig())
+    with pytest.raises(UserError, match=r"metric: unknown option .did you mean 'metrics'"):
+        load_section(EvalConfig, ["metric=psnr"], EvalConfig())
