@@ -237,7 +237,40 @@ def inspect(
         _print_rows(str(path), rows)
 
 
-VERBS: dict[str, Callable[..., Any]] = {"train": train, "eval": evaluate, "encode": encode, "decode": decode, "inspect": inspect}
+def report(
+    run: tyro.conf.Positional[Path],
+    /,
+    *,
+    against: tuple[Path, ...] = (),
+) -> None:
+    """Write a run's report anew, by option with other runs beside it.
+
+      vaevq report runs/quickstart --against runs/quickstart_vq
+
+    Args:
+        run: the run folder.
+        against: folders of runs that saw as many images and were measured on the same ones.
+    """
+    from vaevq.data.held_out import run_images
+    from vaevq.report import report_run, write_comparison
+
+    config = _run_config(str(run))
+    if config is None:
+        raise UserError(f"{run}: no run folder of vaevq train")
+    if against:
+        write_comparison(run, against)
+    held_out = run_images(config.data, config.seed).held_out
+    out.print(str(report_run(run, _load(str(run)), held_out, config.eval)))
+
+
+VERBS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "eval": evaluate,
+    "encode": encode,
+    "decode": decode,
+    "inspect": inspect,
+    "report": report,
+}
 
 
 def main() -> None:

@@ -176,7 +176,12 @@ DAMAGES: dict[str, tuple[dict[str, Any], dict[str, str | None], str]] = {
             "labels": None,
         },
         {"names": "[]"},
-        "at least one image",
+        "its 0 grids do not add up to its 0 tokens",
+    ),
+    "grids whose product wraps around": (
+        {"grids": np.full((3, 3), 2**22, int32)},
+        {},
+        "grids do not add up",
     ),
 }
 
@@ -207,10 +212,11 @@ def test_flipped_bytes_and_truncations_are_noticed(path: Path) -> None:
     for data in damaged:
         path.write_bytes(data)
         try:
-            assert content(read_token_file(path)) == expected
-        except UserError as error:
-            assert "\n" not in str(error)
+            read = read_token_file(path)
+        except UserError:
             noticed += 1
+        else:
+            assert content(read) == expected
     assert noticed > 0.9 * len(damaged)
 
 

@@ -74,9 +74,19 @@ def test_a_killed_and_continued_run_has_the_log_of_an_uninterrupted_one(tmp_path
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_its_log_again(tmp_path: Path) -> None:
-    log_run(tmp_path, [100, 200])
+    with tracker(tmp_path) as log:
+        log.held_out(0, HELD_OUT)
     log_run(tmp_path, [100])
     assert [row["images_seen"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [100]
+
+
+def test_seconds_are_those_of_all_sittings(tmp_path: Path, clock: list[float]) -> None:
+    for start in (0, 100):
+        with tracker(tmp_path, start) as log:
+            clock[0] += 10
+            log.train(start + 100, TRAIN)
+        clock[0] += 1000  # nothing runs
+    assert [row["seconds"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20]
 
 
 def test_a_log_without_later_lines_is_left_as_it_is(tmp_path: Path) -> None:

@@ -202,9 +202,10 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
     if labels is not None and labels.ndim != 1:
         raise UserError(f"labels are of shape {labels.shape}")
     lengths = grids.astype(np.int64).prod(axis=1)
-    # Each length on its own as well: products of damaged grids could cancel or wrap around.
-    if (grids < 1).any() or (lengths > flat.size).any() or lengths.sum() != flat.size:
-        raise UserError(f"the grids do not add up to its {flat.size} tokens")
+    # In floating point as well: products of nonsense grids could wrap around.
+    nonsense = (grids < 1).any() or (grids.astype(np.float64).prod(axis=1) > flat.size).any()
+    if len(grids) == 0 or nonsense or lengths.sum() != flat.size:
+        raise UserError(f"its {len(grids)} grids do not add up to its {flat.size} tokens")
     try:
         names = json.loads(metadata["names"])
     except (ValueError, RecursionError):

@@ -105,7 +105,10 @@ def _row(name: str, value: float) -> FigureRow:
         form, meaning = _MEANINGS["rkid_standard_error"]
     elif name.startswith("kid_"):
         network = name.removeprefix("kid_")
-        form, meaning = "{:.6f}", f"kernel distance in {network} features, mean over blocks; not comparable with published KID"
+        form, meaning = (
+            "{:.6f}",
+            f"kernel distance in {network} features, mean over blocks; not comparable with published KID",
+        )
     else:
         form, meaning = "{:g}", ""
     return FigureRow(name, form.format(value), meaning)

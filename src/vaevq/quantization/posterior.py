@@ -48,8 +48,8 @@ class Posterior:
 class PosteriorHead(nn.Module):
     """Encoder features to a posterior: one 1×1 convolution for μ and, where it is variational, one for log σ².
 
-    The second starts as the constant `initial_logvar`; None makes a point mass. Two heads rather than one split in halves, so that every
-    quantizer of one code_dim starts from the same mean head.
+    The second starts as the constant `initial_logvar`; None makes a point mass. Two heads rather than one split in
+    halves, so that every quantizer of one code_dim starts from the same mean head.
     """
 
     def __init__(self, width: int, code_dim: int, initial_logvar: float | None = None) -> None:

@@ -1,0 +1,5 @@
+"""`python -m vaevq`, and so `torchrun -m vaevq`."""
+
+from vaevq.cli import main
+
+main()
