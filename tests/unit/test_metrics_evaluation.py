@@ -133,9 +133,8 @@ def test_image_and_codebook_figures_equal_plain_ones(tokenizer: Tokenizer, image
     order = decibels.argsort().tolist()
     assert [image["name"] for image in result.worst] == [names[i] for i in order[:8]]
     assert [image["name"] for image in result.best] == [names[i] for i in order[:-9:-1]]
-    assert result.best[0] == near(
-        {"name": names[order[-1]], "psnr": float(decibels.max()), "ssim": float(similarity[order[-1]])}
-    )
+    del result.best[0]["name"]
+    assert result.best[0] == near({"psnr": float(decibels.max()), "ssim": float(similarity[order[-1]])})
 
 
 def test_set_figures_equal_plain_ones(tokenizer: Tokenizer, images: ImageIndex, features: TinyFeatures) -> None:
@@ -251,6 +250,13 @@ def test_whole_images_of_any_size_count_their_own_pixels(tokenizer: Tokenizer, t
     assert result.protocol["resize"] == result.protocol["crop"] == "none"
 
 
+def test_a_share_of_the_images_is_compared_with_all_of_the_reference(
+    tokenizer: Tokenizer, images: ImageIndex, features: TinyFeatures
+) -> None:
+    evaluate(tokenizer, images, SETS.model_copy(update={"images": 7}), device="cpu", reference=images)
+    assert features.seen == 7 + COUNT
+
+
 def test_a_share_of_the_images_is_spread_evenly(tokenizer: Tokenizer, images: ImageIndex) -> None:
     few = evaluate(tokenizer, images, CONFIG.model_copy(update={"images": 5}), device="cpu")
     chosen = images.subset([0, 4, 9, 13, 18])
@@ -346,7 +352,7 @@ def test_no_images_and_absent_weights_are_the_users_mistakes(tokenizer: Tokenize
     with pytest.raises(UserError, match="no image to evaluate on"):
         evaluate(tokenizer, images.subset([]), CONFIG, device="cpu")
     config = SETS.model_copy(update={"feature_network": "inception"})
-    with pytest.raises(UserError, match="inception needs eval.feature_weights"):
+    with pytest.raises(UserError, match=r"inception needs eval\.feature_weights"):
         evaluate(tokenizer, images, config, device="cpu")
     for change in ({"metrics": ("lpips",), "lpips_weights": "absent.ckpt"}, {"feature_weights": "absent.ckpt"}):
         with pytest.raises(UserError, match=r"absent\.ckpt"):
@@ -366,5 +372,6 @@ def test_the_reference_is_read_beside_the_images_not_before(
 
     monkeypatch.setattr(evaluation, "evaluation_batches", watched)
     evaluate(tokenizer, images, SETS, device="cpu", reference=images.subset([*range(COUNT), 0, 1]))
-    assert [side for side, _ in zip(order, order[1:], strict=False)].count("image") == 5
-    assert order[:4] == ["image", "reference", "reference", "image"]
+    ahead = [order[:n].count("image") - order[:n].count("reference") for n in range(1, len(order))]
+    assert len(order) == 10
+    assert set(ahead) <= {-1, 0, 1}

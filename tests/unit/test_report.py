@@ -128,6 +128,7 @@ def test_the_report_shows_every_figure_with_its_protocol_and_notes(finished: Pat
     for part in ("resize 256", "crop 192", "lpips.network alexnet", "rounding to nearest"):
         assert part in text
     assert "a <note> of the evaluation" in text
+    assert "held-out tokens (T) 1,830" in text
     assert "below 30 tokens a codeword" in text  # T/K = 28.6
     assert "4 never do" in (finished / "report.html").read_text()
 

@@ -1,5 +1,7 @@
 """Fréchet distance between two sets of images: streamed float64 moments of features, and W₂² of their Gaussians."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -94,16 +96,17 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
             f"a Fréchet distance needs at least 2 images a set, not {min(a.count, b.count)}: "
             "leave frechet out of eval.metrics or evaluate more images"
         )
-    first, second = a.covariance().cpu(), b.covariance().cpu()
-    nuclear_norm = torch.linalg.svdvals(_factor(first).T @ _factor(second)).sum()
-    shift = (a.mean.cpu() - b.mean.cpu()).square().sum()
-    return max(float(shift + first.trace() + second.trace() - 2 * nuclear_norm), 0.0)
+    first, second = a.covariance().cpu().numpy(), b.covariance().cpu().numpy()
+    # numpy's LAPACK: for 1,280 features PyTorch's singular values took twenty times as long on a CPU.
+    nuclear_norm = np.linalg.svd(_factor(first).T @ _factor(second), compute_uv=False).sum()
+    shift = float((a.mean - b.mean).square().sum())
+    return max(shift + float(first.trace() + second.trace() - 2 * nuclear_norm), 0.0)
 
 
-def _factor(covariance: Tensor) -> Tensor:
+def _factor(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """L with L Lᵀ = covariance, one column for each eigenvalue that is not zero."""
-    eigenvalues, vectors = torch.linalg.eigh(covariance)
-    noise = eigenvalues[-1] * len(eigenvalues) * torch.finfo(torch.float64).eps
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    noise = eigenvalues[-1] * len(eigenvalues) * np.finfo(np.float64).eps
     kept = eigenvalues > noise
-    factor: Tensor = vectors[:, kept] * eigenvalues[kept].sqrt()
+    factor: npt.NDArray[np.float64] = vectors[:, kept] * np.sqrt(eigenvalues[kept])
     return factor

@@ -23,12 +23,15 @@ def paragraph(text: Any, kind: str = "") -> str:
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
 
 
-def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), numbers: Sequence[int] = ()) -> str:
+def table(
+    rows: Iterable[Sequence[Any]], header: Sequence[str] = (), numbers: Sequence[int] = (), kind: str = "plain"
+) -> str:
     """A table whose first column names its rows.
 
     Args:
         header: of the columns; none where left out.
         numbers: columns that are aligned to the right.
+        kind: its class; of a `stacked` one, the last cells stand below the others on a phone.
     """
     head = ""
     if header:
@@ -38,7 +41,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), numbers: Se
     for first, *others in rows:
         cells = "".join(f"<td{_aligned(i, numbers)}>{escape(cell)}</td>" for i, cell in enumerate(others, 1))
         body.append(f'<tr><th scope="row">{escape(first)}</th>{cells}</tr>')
-    return f'<div class="wide"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
+    return f'<div class="wide"><table class="{kind}">{head}<tbody>{"".join(body)}</tbody></table></div>'
 
 
 def _aligned(column: int, numbers: Sequence[int]) -> str:

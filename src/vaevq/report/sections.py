@@ -18,7 +18,7 @@ _KINDS = {"vaevq": "VAEVQ", "vq": "Plain VQ"}
 _NAMES_SHOWN = 200
 _HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
 _OF_CODEBOOK = (
-    *("tokens", "tokens_per_codeword", "usage", "usage_ceiling", "usage_of_ceiling"),
+    *("tokens_per_codeword", "usage", "usage_ceiling", "usage_of_ceiling"),
     *("dead_codewords", "perplexity", "perplexity_share", "entropy_bits"),
 )
 _SPREADS = ("_deviation", "_standard_error")
@@ -125,7 +125,7 @@ def codebook(run: RunFolder) -> str:
     if run.evaluation is None or statistics is None:
         return paragraph("The codebook's use is measured when the run is finished.", "muted")
     values = {row.name: row.value for row in run.evaluation.rows()}
-    rows = [("codewords (K)", f"{statistics.codebook_size:,}")]
+    rows = [("codewords (K)", f"{statistics.codebook_size:,}"), (label("tokens"), f"{statistics.tokens:,}")]
     rows += [(label(name), values[name]) for name in _OF_CODEBOOK if name in values]
     used = statistics.codebook_size - statistics.dead_codewords
     description = (
@@ -207,8 +207,12 @@ def figures(run: RunFolder) -> str:
         spreads = [f"± {rows[name + end].value}" for end in _SPREADS if name + end in rows]
         if not name.endswith(_SPREADS):
             lines.append((label(name), row.value, ", ".join(spreads), row.meaning))
-    parts = [table(lines, ("figure", "value", "spread", "what it is"), numbers=(1, 2))]
-    parts.append(paragraph("Spread: the standard deviation over images; of a kernel distance, its error.", "muted"))
+    parts = [table(lines, ("figure", "value", "spread", "what it is"), numbers=(1, 2), kind="stacked")]
+    parts.append(
+        paragraph(
+            "Spread: the standard deviation over images; of a kernel distance, the standard error over blocks.", "muted"
+        )
+    )
     parts += [paragraph(note, "note") for note in run.evaluation.notes]
     parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.protocol))))
     for heading, images in (("Best", run.evaluation.best), ("Worst", run.evaluation.worst)):

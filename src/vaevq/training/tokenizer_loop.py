@@ -127,11 +127,12 @@ class _Loop:
                 step = [self._readable(next(batches)) for _ in range(train.accumulation)]
                 self.terms.append(self.trainer.step(step))
                 now = self.trainer.images_seen
+                self.tracker.progress(now)
                 stop = any_process(interruption.requested, self.place.device)
                 save = _passes(before, now, train.checkpoint_every) or stop or now == total
                 if _passes(before, now, train.log_every) or save:
                     self._log()
-                if _passes(before, now, train.evaluate_every) and not stop:
+                if _passes(before, now, train.evaluate_every):
                     self._quick_evaluation()
                 if save:
                     self._save()

@@ -59,6 +59,8 @@ class TokenizerTrainer:
             self.discriminator = PatchDiscriminator(channels, loss.discriminator_width, loss.discriminator_layers)
             self.discriminator.to(engine.device, engine.dtype)
             self.discriminator_objective = DiscriminatorObjective(loss)
+            if self.discriminator_objective.lecam is not None:
+                self.discriminator_objective.lecam.to(engine.device, engine.dtype)
             self.discriminator_optimizer = _adam(
                 self.discriminator, train.discriminator_learning_rate or train.learning_rate, train
             )

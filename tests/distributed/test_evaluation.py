@@ -1,0 +1,111 @@
+"""Two processes measure what one measures: all figures, the histogram, the lists and the notes."""
+
+import json
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+from torch import Tensor, nn
+
+from vaevq.config import AutoencoderConfig, EvalConfig, TokenizerConfig, VariationalConfig
+from vaevq.data.index import find_images
+from vaevq.metrics import evaluation
+from vaevq.metrics.evaluation import Evaluation, evaluate
+from vaevq.metrics.fid import FeatureMoments
+from vaevq.tokenizer import Tokenizer
+
+CONFIG = EvalConfig(metrics=("psnr", "ssim", "frechet", "kid"), resize=16, crop=16, batch_size=3, kid_block=4)
+
+
+class TinyFeatures(nn.Module):
+    """In the place of a feature network."""
+
+    name, dim, checksum, preprocessing = "tiny", 6, "0" * 64, "none"
+    is_standard_inception = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.double().flatten(2).unflatten(2, (2, -1)).mean(-1).flatten(1).sin()
+
+
+def tokenizer() -> Tokenizer:
+    torch.manual_seed(0)
+    shape = AutoencoderConfig(base_width=8, multipliers=(1, 1, 1), blocks=1)
+    return Tokenizer(
+        TokenizerConfig(autoencoder=shape, quantizer=VariationalConfig(code_dim=3, codebook_size=32))
+    ).double()
+
+
+def measure(folder: Path, with_reference: bool) -> Evaluation:
+    """An evaluation of the images in `folder`, on as many processes as there are."""
+    original = evaluation.load_feature_network
+    evaluation.load_feature_network = lambda config, device: TinyFeatures()  # type: ignore[assignment,return-value]
+    try:
+        reference = find_images(folder / "reference") if with_reference else None
+        return evaluate(tokenizer(), find_images(folder / "images"), CONFIG, device="cpu", reference=reference)
+    finally:
+        evaluation.load_feature_network = original
+
+
+def work(rank: int, world_size: int, port: int, folder: Path) -> None:
+    """What each of several processes does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
+    try:
+        for name, with_reference in (("without", False), ("with", True)):
+            result = measure(folder, with_reference)
+            (folder / f"{name}-{rank}.json").write_text(json.dumps(result.to_json()))
+        moments = FeatureMoments(3)
+        if rank == 0:  # one process without a single vector is no trouble
+            moments.update(torch.arange(12.0).view(4, 3).sin())
+        moments.all_reduce()
+        torch.save((moments.count, moments.mean, moments.scatter), folder / f"moments-{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """18 images and 25 of a reference, and what two processes made of them. With blocks of 4, the first process has
+    more images than the second; one image cannot be read."""
+    folder = tmp_path_factory.mktemp("two")
+    rng = np.random.default_rng(0)
+    for side, count in (("images", 18), ("reference", 25)):
+        (folder / side).mkdir()
+        for number in range(count):
+            ramp = np.linspace(rng.uniform(0, 100), rng.uniform(100, 250), 320).reshape(16, 20, 1)
+            pixels = ramp * rng.uniform(0.5, 1, 3) + rng.normal(0, 4, (16, 20, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / side / f"{number:02}.png")
+    (folder / "images" / "07.png").write_bytes(b"no image")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(2, port, folder), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["without", "with"])
+def test_two_processes_measure_what_one_measures(folder: Path, name: str) -> None:
+    alone = measure(folder, name == "with")
+    first, second = (Evaluation.from_json(json.loads((folder / f"{name}-{i}.json").read_text())) for i in range(2))
+    assert first == second, "every process gets the whole"
+    assert first.images == alone.images == 17
+    assert first.figures == pytest.approx(alone.figures, rel=1e-10, abs=1e-12)
+    for kid in ("kid_tiny", "kid_tiny_standard_error"):
+        assert first.figures[kid] == alone.figures[kid], "whole blocks: equal to the last digit"
+    for part in ("protocol", "histogram", "notes", "unreadable", "best", "worst"):
+        assert getattr(first, part) == getattr(alone, part), part
+
+
+def test_a_process_without_images_changes_no_moments(folder: Path) -> None:
+    alone = FeatureMoments(3)
+    alone.update(torch.arange(12.0).view(4, 3).sin())
+    for rank in range(2):
+        count, mean, scatter = torch.load(folder / f"moments-{rank}.pt")
+        assert count == 4
+        torch.testing.assert_close(mean, alone.mean, rtol=1e-14, atol=0)
+        torch.testing.assert_close(scatter, alone.scatter, rtol=1e-14, atol=1e-15)

@@ -1,0 +1,195 @@
+"""What the tests of training and of the command share: a small run, its steps, and the command called in many ways."""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vaevq.cli import main
+from vaevq.config import RunConfig, merged
+from vaevq.data.held_out import run_images
+from vaevq.data.loader import ImageBatch, training_batches
+from vaevq.distributed import rank, world_size
+from vaevq.training.engine import Engine
+from vaevq.training.tokenizer_step import TokenizerTrainer
+from vaevq.training.tracking import read_metrics
+
+ADVERSARIAL: Mapping[str, Any] = {
+    "adversarial_weight": 0.5,
+    "adversarial_adaptive": True,
+    "adversarial_start": 8,
+    "discriminator_width": 8,
+    "discriminator_layers": 1,
+    "lecam_weight": 0.1,
+}
+"""The section `loss` of a run with a small discriminator that joins in the third step of four images."""
+
+
+def small_tree(photos: Path, **sections: Any) -> dict[str, Any]:
+    """A run that takes a second: 8-wide networks, 16 codewords, 16-pixel crops, five steps of four images."""
+    tree = {
+        "seed": 3,
+        "model": {
+            "autoencoder": {"base_width": 8, "multipliers": [1, 2], "blocks": 1},
+            "quantizer": {"code_dim": 4, "codebook_size": 16},
+        },
+        "data": {"train": str(photos), "image_size": 16, "split_by": "file"},
+        "train": {
+            "images": 20,
+            "batch_size": 4,
+            "device": "cpu",
+            "tensorboard": False,
+            "log_every": 4,
+            "evaluate_every": 8,
+            "checkpoint_every": 8,
+        },
+        "eval": {"metrics": ["psnr", "ssim"], "resize": 32, "crop": 32},
+    }
+    return merged(tree, sections)
+
+
+def small_run(photos: Path, **sections: Any) -> RunConfig:
+    """`small_tree` as a configuration."""
+    return RunConfig.model_validate(small_tree(photos, **sections))
+
+
+def small_recipe(folder: Path, photos: Path, **sections: Any) -> Path:
+    """`small_tree` as a recipe file in `folder`."""
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(small_tree(photos, **sections)))
+    return path
+
+
+def trainer(config: RunConfig) -> TokenizerTrainer:
+    """The networks of a run on the CPU, among the processes of the group if there is one."""
+    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
+    autocast = torch.bfloat16 if config.train.precision == "bfloat16" else None
+    return TokenizerTrainer(config, Engine(torch.device("cpu"), dtype, autocast, rank(), world_size()), None)
+
+
+def step_batches(config: RunConfig, steps: int) -> list[list[ImageBatch]]:
+    """This process's micro-batches of the first steps of a run."""
+    train = config.train
+    batches = training_batches(
+        run_images(config.data, config.seed).train,
+        config.data,
+        config.model.autoencoder.image_channels,
+        seed=config.seed,
+        start=0,
+        stop=steps * train.batch_size,
+        batch_size=train.batch_size // train.accumulation,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    return [[next(batches) for _ in range(train.accumulation)] for _ in range(steps)]
+
+
+def tensors(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a nested state by dotted name."""
+    found = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping):
+            found.update(tensors(value, f"{prefix}{key}."))
+    return found
+
+
+def largest_difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Over all tensors of two states, which must have the same names and shapes."""
+    assert one.keys() == other.keys()
+    pairs = [(one[name].detach().double(), other[name].detach().double()) for name in one if one[name].numel()]
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def weights(run_dir: Path) -> dict[str, Tensor]:
+    """The averaged weights that a run has written."""
+    return load_file(run_dir / "model" / "model.safetensors")
+
+
+def last_checkpoint(run_dir: Path) -> dict[str, Tensor]:
+    """The tensors of the newest checkpoint of a run."""
+    path = max((run_dir / "checkpoints").glob("*.pt"))
+    return tensors(torch.load(path, weights_only=True))
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The log of a run without its times."""
+    timed = {"seconds", "images_per_second"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in read_metrics(run_dir / "metrics.jsonl")]
+
+
+def figures(run_dir: Path) -> dict[str, float]:
+    """The figures of a run's eval.json."""
+    read: dict[str, float] = json.loads((run_dir / "eval.json").read_text())["figures"]
+    return read
+
+
+def files_below(folder: Path) -> set[str]:
+    """The names of all files below a folder, hidden ones as well."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of the command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+def vaevq(*words: object) -> Outcome:
+    """The command, called in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            with mock.patch.object(sys, "argv", ["vaevq", *map(str, words)]):
+                main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def vaevq_process(*words: object, cwd: Path) -> Outcome:
+    """The command in a process of its own."""
+    done = subprocess.run(command_line(*words), cwd=cwd, capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def command_line(*words: object) -> list[str]:
+    """What starts the command in another process."""
+    return [sys.executable, "-m", "vaevq", *map(str, words)]
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["vaevq.training.tokenizer_loop", "vaevq.report"])
+
+
+def start_vaevq(*words: object, log: Path) -> multiprocessing.context.ForkServerProcess:
+    """The command in a process that is forked off one with torch loaded: it is there at once, and can be killed."""
+    process = _FORKS.Process(target=_run_command, args=([str(word) for word in words], str(log)))
+    process.start()
+    return process
+
+
+def _run_command(words: list[str], log: str) -> None:
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    torch.set_num_threads(1)
+    sys.argv = ["vaevq", *words]
+    main()

@@ -1,0 +1,168 @@
+"""One step of training: accumulation, clipping, schedule, averaging, the discriminator's turn, number formats."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trainer
+from torch import Tensor
+
+from vaevq.config import RunConfig, TrainConfig
+from vaevq.training.ema import WeightAverage
+from vaevq.training.tokenizer_step import TokenizerTrainer, schedule
+
+
+def trained(config: RunConfig, steps: int) -> tuple[TokenizerTrainer, list[dict[str, float]]]:
+    """A trainer after some steps, and the loss terms of each."""
+    made = trainer(config)
+    return made, [dict(made.step(batches)) for batches in step_batches(config, steps)]
+
+
+def test_one_batch_of_eight_is_two_accumulated_batches_of_four(photos: Path) -> None:
+    whole, losses = trained(small_run(photos, train={"batch_size": 8, "precision": "float64"}), 4)
+    shared, same = trained(small_run(photos, train={"batch_size": 8, "accumulation": 2, "precision": "float64"}), 4)
+    assert largest_difference(tensors(whole.state_dict()), tensors(shared.state_dict())) < 1e-11
+    assert whole.images_seen == shared.images_seen == 32
+    for one, other in zip(losses, same, strict=True):
+        assert one == pytest.approx(other, rel=1e-11)
+
+
+def test_gradient_checkpointing_computes_layers_again_and_changes_no_weight(photos: Path) -> None:
+    calls = {True: 0, False: 0}
+    ends = {}
+    for again in calls:
+        made = trainer(small_run(photos, train={"gradient_checkpointing": again, "precision": "float64"}))
+        for network in (made.tokenizer.encoder, made.tokenizer.decoder):
+
+            def count(*_: Any, again: bool = again) -> None:
+                calls[again] += 1
+
+            network.body[0].register_forward_pre_hook(count)
+        for batches in step_batches(made.config, 3):
+            made.step(batches)
+        ends[again] = tensors(made.state_dict())
+    assert calls == {False: 6, True: 12}
+    assert largest_difference(ends[True], ends[False]) < 1e-12
+
+
+@pytest.mark.parametrize("clip_norm", [0.01, None])
+def test_the_gradient_is_clipped_to_the_norm_or_left_alone(photos: Path, clip_norm: float | None) -> None:
+    made, _ = trained(small_run(photos, train={"clip_norm": clip_norm, "precision": "float64"}), 1)
+    norm = torch.cat([p.grad.flatten() for p in made.tokenizer.parameters() if p.grad is not None]).norm()
+    plain, _ = trained(small_run(photos, train={"clip_norm": 1e9, "precision": "float64"}), 1)
+    free = torch.cat([p.grad.flatten() for p in plain.tokenizer.parameters() if p.grad is not None]).norm()
+    assert float(free) > 0.02, "there is something to clip"
+    assert float(norm) == pytest.approx(clip_norm or float(free), rel=1e-4)
+
+
+def test_the_average_of_the_weights_follows_its_equation(photos: Path) -> None:
+    decay = 0.3  # reached in the fourth step: (1 + 3) / (10 + 3) > 0.3
+    made = trainer(small_run(photos, train={"ema_decay": decay, "precision": "float64"}))
+    slow = {name: p.detach().clone() for name, p in made.tokenizer.named_parameters()}
+    for t, batches in enumerate(step_batches(made.config, 6)):
+        made.step(batches)
+        share = min(decay, (1 + t) / (10 + t))
+        for name, p in made.tokenizer.named_parameters():
+            slow[name] = share * slow[name] + (1 - share) * p.detach()
+    average = dict(made.average.module.named_parameters())
+    assert largest_difference(average, slow) < 1e-14
+    assert largest_difference(average, dict(made.tokenizer.named_parameters())) > 1e-5, "it lags behind"
+
+
+def test_without_decay_the_average_is_the_weights_and_buffers_are_copied(photos: Path) -> None:
+    quantizer = {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
+    made, _ = trained(small_run(photos, model={"quantizer": quantizer}, train={"ema_decay": 0.0}), 3)
+    assert largest_difference(made.average.module.state_dict(), made.tokenizer.state_dict()) == 0
+    assert int(made.average.module.state_dict()["quantizer.moments.updates"]) == 3
+
+
+def test_the_average_is_of_the_state_before_it_was_made() -> None:
+    linear = torch.nn.Linear(2, 2)
+    average = WeightAverage(linear, 0.9)
+    with torch.no_grad():
+        linear.weight.add_(1)
+    assert not torch.equal(average.module.weight, linear.weight)
+    assert not any(p.requires_grad for p in average.module.parameters())
+    assert not average.module.training
+
+
+@pytest.mark.parametrize(
+    ("images_seen", "share"),
+    [
+        (0, 10 / 50),  # the first step of a warm-up is not lost on a rate of 0
+        (10, 20 / 50),
+        (30, 40 / 50),
+        (40, 1.0),
+        (140, 0.5 * (1 + math.cos(math.pi / 4))),
+        (240, 0.5),
+        (440, 0.0),
+        (450, 0.0),  # the last batch may go beyond what was asked
+    ],
+)
+def test_the_cosine_schedule(images_seen: int, share: float) -> None:
+    train = TrainConfig(images=440, batch_size=10, warmup_images=40, schedule="cosine")
+    assert schedule(images_seen, train) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize(("images_seen", "share"), [(0, 10 / 50), (30, 40 / 50), (40, 1.0), (435, 1.0)])
+def test_the_constant_schedule(images_seen: int, share: float) -> None:
+    train = TrainConfig(images=440, batch_size=10, warmup_images=40, schedule="constant")
+    assert schedule(images_seen, train) == pytest.approx(share, abs=1e-12)
+
+
+def test_a_warm_up_as_long_as_the_run_divides_by_nothing() -> None:
+    train = TrainConfig(images=40, batch_size=10, warmup_images=40)
+    assert [schedule(i, train) for i in (30, 40)] == [pytest.approx(40 / 50), 1.0]
+
+
+def test_the_schedule_is_the_rate_of_both_optimizers(photos: Path) -> None:
+    rates = {"learning_rate": 1e-3, "discriminator_learning_rate": 1e-4, "images": 40}
+    made, _ = trained(small_run(photos, loss={**ADVERSARIAL, "adversarial_start": 0}, train=rates), 3)
+    share = schedule(8, made.config.train)
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * share)
+    assert made.discriminator_optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * share)
+
+
+def test_the_discriminator_joins_at_its_start(photos: Path) -> None:
+    made = trainer(small_run(photos, loss=ADVERSARIAL))
+    assert made.discriminator is not None
+    first: dict[str, Tensor] = {name: p.detach().clone() for name, p in made.discriminator.named_parameters()}
+    batches = step_batches(made.config, 4)
+    adversarial = {"adversarial", "discriminator", "lecam"}
+    assert [adversarial & made.step(batch).keys() for batch in batches[:2]] == [set(), set()]
+    assert largest_difference(first, dict(made.discriminator.named_parameters())) == 0
+    assert [adversarial & made.step(batch).keys() for batch in batches[2:]] == [adversarial, adversarial]
+    assert largest_difference(first, dict(made.discriminator.named_parameters())) > 1e-5
+
+
+def test_everything_of_a_run_in_double_precision_is_in_double_precision(photos: Path) -> None:
+    quantizer = {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
+    config = small_run(
+        photos, model={"quantizer": quantizer}, loss=ADVERSARIAL, train={"precision": "float64", "images": 12}
+    )
+    made, _ = trained(config, 3)
+    floats = {name: t.dtype for name, t in tensors(made.state_dict()).items() if t.is_floating_point()}
+    # Adam counts its steps in float32.
+    assert {name for name, dtype in floats.items() if dtype != torch.float64 and not name.endswith(".step")} == set()
+
+
+def test_bfloat16_computes_in_bfloat16_keeps_float32_weights_and_learns(photos: Path) -> None:
+    made = trainer(small_run(photos, train={"precision": "bfloat16", "images": 80}))
+    seen: set[torch.dtype] = set()
+    made.tokenizer.decoder.conv_out.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    losses = [made.step(batches) for batches in step_batches(made.config, 20)]
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in made.tokenizer.parameters()} == {torch.float32}
+    assert all(math.isfinite(value) for terms in losses for value in terms.values())
+    assert losses[-1]["pixel"] < 0.8 * losses[0]["pixel"]
+
+
+def test_every_term_is_finite_in_bfloat16(photos: Path) -> None:
+    quantizer = {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
+    loss, train = {**ADVERSARIAL, "adversarial_start": 0}, {"precision": "bfloat16", "accumulation": 2}
+    _, losses = trained(small_run(photos, model={"quantizer": quantizer}, loss=loss, train=train), 5)
+    terms = {"total", "pixel", "adversarial", "rcs", "dcr", "kl", "discriminator", "lecam"}
+    assert [loss.keys() for loss in losses] == [terms] * 5
+    assert all(math.isfinite(value) for loss in losses for value in loss.values())
