@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaevq.errors import UserError
@@ -26,13 +26,20 @@ def written_aside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from None
     finally:
+        with suppress(OSError):  # mostly because it is not there
+            aside.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes, at any depth, what a killed process had begun to write aside; no other may be writing there."""
+    for aside in folder.rglob(".*.part"):
         aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file in UTF-8, whole or not at all."""
     with written_aside(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
 
 
 def require_absent(paths: Iterable[Path], *, force: bool) -> None:

@@ -43,13 +43,29 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """The state that `save_checkpoint` wrote.
 
     Raises:
-        UserError: the file is truncated, damaged or holds more than tensors and plain values.
+        UserError: the file is absent, truncated, damaged or holds more than tensors and plain values.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        older = [other.name for other in checkpoints(path.parent) if other.name < path.name]
-        way_out = f"delete it to resume from {older[-1]}" if older else "delete it to start again"
-        raise UserError(f"{path}: truncated, or no checkpoint ({reason}); {way_out}") from None
+        # torch checks no checksums, and takes what is no zip file for a pickle of its early days.
+        with zipfile.ZipFile(path) as archive:
+            sound = archive.testzip() is None
+        state: Any = torch.load(path, map_location=device, weights_only=True) if sound else None
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: it holds more than tensors and plain values, or is damaged{_way_out(path)}") from None
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:  # damaged bytes can make the readers fail in any way
+        state = None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: truncated, damaged, or no checkpoint{_way_out(path)}")
     return state
+
+
+def _way_out(path: Path) -> str:
+    """What to do about a damaged checkpoint, where it is one of a run."""
+    if not _NAME.match(path.name):
+        return ""
+    older = [other.name for other in checkpoints(path.parent) if other.name < path.name]
+    return f"; delete it to resume from {older[-1]}" if older else "; delete it to start again"
