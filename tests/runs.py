@@ -77,7 +77,7 @@ def trainer(config: RunConfig) -> TokenizerTrainer:
     """The networks of a run on the CPU, among the processes of the group if there is one."""
     dtype = torch.float64 if config.train.precision == "float64" else torch.float32
     autocast = torch.bfloat16 if config.train.precision == "bfloat16" else None
-    return TokenizerTrainer(config, Engine(torch.device("cpu"), dtype, autocast, rank(), world_size()), None)
+    return TokenizerTrainer(config, Engine(torch.device("cpu"), dtype, autocast, rank(), world_size()))
 
 
 def step_batches(config: RunConfig, steps: int) -> list[list[ImageBatch]]:
@@ -176,7 +176,8 @@ def command_line(*words: object) -> list[str]:
 
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["vaevq.training.tokenizer_loop", "vaevq.report"])
+# torch's optimizers load torch._dynamo when they are first made: seconds, spared here.
+_FORKS.set_forkserver_preload(["vaevq.training.tokenizer_loop", "vaevq.report", "torch._dynamo"])
 
 
 def start_vaevq(*words: object, log: Path) -> multiprocessing.context.ForkServerProcess:

@@ -12,7 +12,7 @@ from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
 from vaevq.data.tokens import TokenFile
 from vaevq.errors import UserError
-from vaevq.files import require_absent
+from vaevq.files import require_absent, written_aside
 from vaevq.tokenizer import Tokenizer
 
 Progress = Callable[[int], None]
@@ -90,15 +90,16 @@ def decode_tokens(
     """Writes one PNG an image, of its original size, under its name in the token file.
 
     Raises:
-        UserError: the file was made by another model, or a picture would be overwritten (unless `force`).
+        UserError: the file was made by another model, a picture would be overwritten (unless `force`) or
+            cannot be written.
     """
     file.check_model(tokenizer.digest, tokenizer.quantizer.codebook_size)
     paths = _output_paths(folder, file.names)
     require_absent(paths, force=force)
     for done, (path, grid, size) in enumerate(zip(paths, file.tokens, file.sizes, strict=True), start=1):
         image = tokenizer.decode(torch.from_numpy(grid)[None].to(device), size)[0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(image, path)
+        with written_aside(path) as aside:
+            save_png(image, aside)
         progress(done)
     return paths
 
@@ -107,8 +108,8 @@ def _output_paths(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """`folder/name.png` for each name, inside the folder whatever the name, and no two alike."""
     paths, taken = [], set[Path]()
     for name in names:
-        parts = [part for part in Path(name).with_suffix("").parts if part not in ("/", "..", ".")]
-        stem = folder.joinpath(*parts or ["image"])
+        parts = [part for part in Path(name.replace("\0", "_")).parts if part not in ("/", "..")]
+        stem = folder.joinpath(*parts or ["image"]).with_suffix("")
         path, number = stem.with_name(f"{stem.name}.png"), 2
         while path in taken:
             path, number = stem.with_name(f"{stem.name}-{number}.png"), number + 1

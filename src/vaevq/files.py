@@ -48,7 +48,7 @@ def require_absent(paths: Iterable[Path], *, force: bool) -> None:
     Raises:
         UserError: one of `paths` exists and `force` is not set.
     """
-    standing = [path for path in paths if path.exists()]
+    standing = [path for path in paths if os.path.lexists(path)]
     if standing and not force:
         more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
         raise UserError(f"{standing[0]}{more} already there; --force overwrites")

@@ -1,6 +1,5 @@
 """What a file or folder of this project holds, as named rows."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,23 @@ def inspect_path(path: Path) -> Rows:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_dir():
-        return [*_run_rows(path), *_model_rows(path)]
+        return _run_rows(path) if (path / "split.json").is_file() else [("kind", "tokenizer"), *_model_rows(path)]
     if path.suffix == ".pt":
         return _checkpoint_rows(path)
     return _token_rows(path)
 
 
-def _run_rows(folder: Path) -> Iterator[tuple[str, Any]]:
-    if not (folder / "split.json").is_file():
-        return
+def _run_rows(folder: Path) -> Rows:
     config = read_json(RunConfig, folder / "config.json")
     saved = checkpoints(folder / "checkpoints")
-    yield "kind", "run"
-    yield "images seen", int(saved[-1].stem) if saved else 0
-    yield "images to see", config.train.images
-    yield "checkpoints", [file.name for file in saved]
-    yield "evaluated", (folder / "eval.json").is_file()
+    return [
+        ("kind", "run"),
+        ("images seen", int(saved[-1].stem) if saved else 0),
+        ("images to see", config.train.images),
+        ("checkpoints", [file.name for file in saved]),
+        ("evaluated", (folder / "eval.json").is_file()),
+        *(_model_rows(folder) if (folder / "model").is_dir() else [("model", "none before the first checkpoint")]),
+    ]
 
 
 def _model_rows(folder: Path) -> Rows:
@@ -89,6 +89,7 @@ def _token_rows(path: Path) -> Rows:
         ("usage", statistics.usage),
         ("T/K", statistics.tokens_per_codeword),
         ("usage ceiling", statistics.usage_ceiling),
+        ("dead codewords", statistics.dead_codewords),
         ("perplexity", statistics.perplexity),
         ("bits a pixel (log2 K)", statistics.fixed_bits_per_pixel(pixels)),
         ("bits a pixel (entropy)", statistics.entropy_bits_per_pixel(pixels)),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from runs import files_below
 
+from runs import files_below
 from vaevq.errors import UserError
 from vaevq.files import remove_leftovers, require_absent, write_text, written_aside
 
@@ -25,9 +25,14 @@ def test_after_an_error_the_old_file_stands_and_nothing_is_left(tmp_path: Path, 
     path = tmp_path / "a.txt"
     path.write_text("old")
     expected = UserError if isinstance(error, OSError) else type(error)
-    with pytest.raises(expected) as caught, written_aside(path) as aside:
-        aside.write_text("half")
-        raise error
+
+    def fail() -> None:
+        with written_aside(path) as aside:
+            aside.write_text("half")
+            raise error
+
+    with pytest.raises(expected) as caught:
+        fail()
     assert path.read_text() == "old"
     assert files_below(tmp_path) == {"a.txt"}
     if expected is UserError:

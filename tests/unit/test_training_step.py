@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trainer
 from torch import Tensor
 
+from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trainer
 from vaevq.config import RunConfig, TrainConfig
 from vaevq.training.ema import WeightAverage
 from vaevq.training.tokenizer_step import TokenizerTrainer, schedule

@@ -7,6 +7,7 @@ import torch
 from vaevq.config import EvalConfig
 from vaevq.data.sources import fetch
 from vaevq.errors import UserError
+from vaevq.nn.backbones import BackboneName
 from vaevq.nn.features import FeatureNetwork, feature_network
 from vaevq.nn.lpips import Lpips
 
@@ -21,9 +22,16 @@ def load_lpips(config: EvalConfig, device: torch.device) -> Lpips | None:
     """
     if "lpips" not in config.metrics:
         return None
-    name = config.lpips_network
-    weights = Path(config.lpips_weights) if config.lpips_weights else fetch("lpips-weights") / f"{name}.ckpt"
-    return Lpips(name, weights).to(device)
+    return lpips_network(config.lpips_network, config.lpips_weights).to(device)
+
+
+def lpips_network(name: BackboneName, weights: str | None) -> Lpips:
+    """LPIPS with the weights of a file, or with the published ones, fetched once.
+
+    Raises:
+        UserError: the weights are absent or damaged, or cannot be fetched.
+    """
+    return Lpips(name, Path(weights) if weights else fetch("lpips-weights") / f"{name}.ckpt")
 
 
 def load_feature_network(config: EvalConfig, device: torch.device) -> FeatureNetwork | None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vaevq.distributed import any_process
 from vaevq.errors import UserError
 
 
@@ -42,6 +43,19 @@ class Engine:
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             yield
 
+    def raise_together(self, mistake: UserError | None) -> None:
+        """Raises on every process what went wrong on one of them, so that none waits for another for ever.
+
+        All processes call this at the same point of their work.
+        """
+        if not any_process(mistake is not None, self.device):
+            return
+        mistakes = [mistake]
+        if self.world_size > 1:
+            mistakes = [None] * self.world_size
+            dist.all_gather_object(mistakes, mistake)
+        raise next(found for found in mistakes if found is not None)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """For several processes: gradients are averaged over them. Train it only through `forward` of the result."""
         if self.world_size == 1:
@@ -54,11 +68,11 @@ class Engine:
 def choose_device(name: str) -> torch.device:
     """`auto` (CUDA, else Apple's MPS, else CPU) or a device by name. UserError where it is not there."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if name == "cuda":  # each process of a machine has its own
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None

@@ -13,7 +13,6 @@ from vaevq.config import RunConfig
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import training_batches
 from vaevq.training.engine import engine
-from vaevq.training.perceptual import load_perceptual
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
 WARM_UP, TIMED = 1, 3
@@ -60,7 +59,7 @@ def estimate(config: RunConfig) -> Estimate:
         images = run_images(config.data, config.seed)
         # From the start, so that the whole objective is measured.
         loss = config.loss.model_copy(update={"adversarial_start": 0})
-        trainer = TokenizerTrainer(config.model_copy(update={"loss": loss}), place, load_perceptual(config.loss))
+        trainer = TokenizerTrainer(config.model_copy(update={"loss": loss}), place)
         train = config.train
         batches = training_batches(
             images.train,

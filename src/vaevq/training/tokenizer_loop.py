@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.data.unreadable import UnreadableLog
 from vaevq.distributed import all_reduce_mean, any_process, barrier
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import remove_leftovers, write_text
 from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.evaluation import Evaluation, evaluate
+from vaevq.metrics.networks import load_feature_network, load_lpips
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vaevq.training.engine import Engine, engine
 from vaevq.training.environment import environment
 from vaevq.training.interruption import Interruption
-from vaevq.training.perceptual import load_perceptual
 from vaevq.training.tokenizer_step import TokenizerTrainer
 from vaevq.training.tracking import Tracker
 
@@ -78,7 +79,10 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
     with engine(config.train.device, config.train.precision) as place:
         _check_batch(config, place)
         images = run_images(config.data, config.seed)
-        trainer = TokenizerTrainer(config, place, load_perceptual(config.loss))
+        # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
+        load_lpips(config.eval, torch.device("cpu"))
+        load_feature_network(config.eval, torch.device("cpu"))
+        trainer = TokenizerTrainer(config, place)
         _resume(trainer, run_dir)
         if place.is_main:
             _claim(run_dir, config, place, images)
@@ -124,8 +128,7 @@ class _Loop:
         with Interruption() as interruption:
             while self.trainer.images_seen < total:
                 before = self.trainer.images_seen
-                step = [self._readable(next(batches)) for _ in range(train.accumulation)]
-                self.terms.append(self.trainer.step(step))
+                self.terms.append(self.trainer.step(self._next_step(batches)))
                 now = self.trainer.images_seen
                 self.tracker.progress(now)
                 stop = any_process(interruption.requested, self.place.device)
@@ -154,11 +157,19 @@ class _Loop:
             world_size=self.place.world_size,
         )
 
-    def _readable(self, batch: ImageBatch) -> ImageBatch:
-        for line in self.unreadable.add(batch.unreadable):
-            self.tracker.message(f"skipped {line}")
-        self.unreadable.check(len(self.images.train), self.config.data.max_unreadable_share)
-        return batch
+    def _next_step(self, batches: Iterator[ImageBatch]) -> list[ImageBatch]:
+        """The micro-batches of a step; what is wrong with one process's images stops all."""
+        step, mistake = list[ImageBatch](), None
+        try:
+            for batch in islice(batches, self.config.train.accumulation):
+                for line in self.unreadable.add(batch.unreadable):
+                    self.tracker.message(f"skipped {line}")
+                self.unreadable.check(len(self.images.train), self.config.data.max_unreadable_share)
+                step.append(batch)
+        except UserError as error:
+            mistake = error
+        self.place.raise_together(mistake)
+        return step
 
     def _log(self) -> None:
         """Means since the last log, over steps and processes."""
@@ -185,11 +196,12 @@ class _Loop:
 
     def _save(self) -> None:
         if self.place.is_main:
+            # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
+            self._tokenizer.save_pretrained(self.run_dir / "model")
             folder = self.run_dir / "checkpoints"
             save_checkpoint(
                 folder, self.trainer.images_seen, self.trainer.state_dict(), self.config.train.keep_checkpoints
             )
-            self._tokenizer.save_pretrained(self.run_dir / "model")
         barrier()
 
     @property
@@ -214,6 +226,9 @@ def _check_batch(config: RunConfig, place: Engine) -> None:
 
 def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
     """Continues from the newest checkpoint of the folder, if it has one and it is this run's."""
+    saved = checkpoints(run_dir / "checkpoints")
+    if not saved:  # then nothing is lost where another configuration takes the folder
+        return
     config_file = run_dir / "config.json"
     if config_file.exists():
         stands, given = _comparable(read_json(RunConfig, config_file)), _comparable(trainer.config)
@@ -225,13 +240,10 @@ def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
                 f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
                 f"{given.get(key)!r} here{more}); name another folder with --run-dir"
             )
-    saved = checkpoints(run_dir / "checkpoints")
-    if not saved:
-        return
     state = load_checkpoint(saved[-1], trainer.engine.device)
     try:
         trainer.load_state_dict(state)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise UserError(f"{saved[-1]}: not a checkpoint of this run ({str(error).splitlines()[0]})") from None
 
 
@@ -250,7 +262,11 @@ def _comparable(config: RunConfig) -> dict[str, Any]:
 
 def _claim(run_dir: Path, config: RunConfig, place: Engine, images: RunImages) -> None:
     """Writes what the run is before its first step."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run_dir}: cannot be made a run folder ({error.strerror or error})") from None
+    remove_leftovers(run_dir)
     split = {
         "description": images.description,
         "train": [entry.name for entry in images.train],

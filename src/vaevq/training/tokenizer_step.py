@@ -15,8 +15,8 @@ from vaevq.data.loader import ImageBatch
 from vaevq.errors import UserError
 from vaevq.losses.objective import DiscriminatorObjective, TokenizerObjective
 from vaevq.metrics.codebook import TokenHistogram
+from vaevq.metrics.networks import lpips_network
 from vaevq.nn.discriminator import PatchDiscriminator
-from vaevq.nn.lpips import Lpips
 from vaevq.seeding import indexed_noise, stream_seed
 from vaevq.tokenizer import Tokenizer, TokenizerOutput
 from vaevq.training.ema import WeightAverage
@@ -29,7 +29,6 @@ class TokenizerTrainer:
     Args:
         config: the run.
         engine: device, number format, processes.
-        perceptual: LPIPS, where its weight is not 0.
 
     Attributes:
         tokenizer: bare, for saving.
@@ -38,7 +37,7 @@ class TokenizerTrainer:
         tokens: counts of the tokens of training's queries since `reset_tokens`.
     """
 
-    def __init__(self, config: RunConfig, engine: Engine, perceptual: Lpips | None) -> None:
+    def __init__(self, config: RunConfig, engine: Engine) -> None:
         self.config, self.engine = config, engine
         loss, train = config.loss, config.train
         torch.manual_seed(stream_seed("networks", config.seed))
@@ -46,8 +45,10 @@ class TokenizerTrainer:
         self.tokenizer.encoder.gradient_checkpointing = train.gradient_checkpointing
         self.tokenizer.decoder.gradient_checkpointing = train.gradient_checkpointing
         self.average = WeightAverage(self.tokenizer, train.ema_decay)
-        if perceptual is not None:
-            perceptual = perceptual.to(engine.device, engine.dtype)
+        perceptual = None
+        if loss.perceptual_weight:
+            perceptual = lpips_network(loss.perceptual_network, loss.perceptual_weights_path)
+            perceptual.to(engine.device, engine.dtype)
         self.objective = TokenizerObjective(loss, self.tokenizer.quantizer.term_weights, perceptual)
         self.optimizer = _adam(self.tokenizer, train.learning_rate, train)
         self._wrapped = engine.wrap(self.tokenizer)
@@ -132,12 +133,15 @@ class TokenizerTrainer:
         """Clips and steps, unless a term or the gradient is not finite."""
         train = self.config.train
         norm = nn.utils.clip_grad_norm_(module.parameters(), train.clip_norm or math.inf)
-        where = f"at {self.images_seen} images seen (step {self.images_seen // train.batch_size})"
-        for name, values in terms.items():
-            if not bool(torch.isfinite(torch.stack(values)).all()):
-                raise UserError(f"loss term '{name}' is not finite {where}; the last checkpoint is kept")
+        where = f"in step {self.images_seen // train.batch_size + 1} (after {self.images_seen} images)"
+        way_out = "try a lower train.learning_rate; the last checkpoint is kept"
+        finite = {name: bool(torch.isfinite(torch.stack(values)).all()) for name, values in terms.items()}
+        # The total is the last to be blamed: it is not finite where any of its terms is not.
+        culprit = min((name for name in finite if not finite[name]), key=lambda name: name == "total", default=None)
+        mistake = UserError(f"loss term '{culprit}' is not finite {where}; {way_out}") if culprit else None
+        self.engine.raise_together(mistake)
         if not bool(torch.isfinite(norm)):
-            raise UserError(f"the gradient is not finite {where}, all loss terms are; the last checkpoint is kept")
+            raise UserError(f"the gradient is not finite {where}, though all loss terms are; {way_out}")
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(self.images_seen, train)
         optimizer.step()

@@ -1,0 +1,107 @@
+"""Killed or interrupted at any moment and started again, a run ends as the one that nothing happened to."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from runs import (
+    ADVERSARIAL,
+    figures,
+    files_below,
+    last_checkpoint,
+    metrics,
+    small_recipe,
+    start_vaevq,
+    weights,
+)
+
+STEPS = 40
+RUN: dict[str, Any] = {
+    "model": {"quantizer": {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}},
+    "loss": ADVERSARIAL,
+    "train": {"images": 4 * STEPS, "log_every": 4, "evaluate_every": 40, "checkpoint_every": 12, "warmup_images": 16},
+}
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """To the last bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def finish(folder: Path, recipe: Path, kills: int = 0) -> Path:
+    """A run in `folder`, killed so many times, at a random moment after a new checkpoint each time."""
+    run_dir, log = folder / "run", folder / "log.txt"
+    chance = random.Random(os.urandom(8))
+    while True:
+        process = start_vaevq("train", recipe, "--run-dir", run_dir, "--quiet", log=log)
+        before = newest(run_dir)
+        while kills and process.is_alive() and newest(run_dir) <= before:
+            time.sleep(0.002)
+        if not kills:
+            process.join(120)
+            assert process.exitcode == 0, log.read_text()
+            return run_dir
+        time.sleep(chance.uniform(0, 0.15))
+        assert process.is_alive(), f"too late to kill it; {log.read_text()}"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        kills -= 1
+
+
+def newest(run_dir: Path) -> str:
+    return max((path.name for path in (run_dir / "checkpoints").glob("*.pt")), default="")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return finish(folder, small_recipe(folder, photos, **RUN))
+
+
+@pytest.mark.parametrize(("kills", "workers"), [(4, 0), (1, 2)])
+def test_killed_and_started_again_is_uninterrupted(
+    uninterrupted: Path, photos: Path, tmp_path: Path, kills: int, workers: int
+) -> None:
+    recipe = small_recipe(tmp_path, photos, **{**RUN, "data": {"workers": workers}})
+    killed = finish(tmp_path, recipe, kills)
+    state = last_checkpoint(uninterrupted)
+    assert {name.partition(".")[0] for name in state} > {"discriminator", "lecam", "average", "discriminator_optimizer"}
+    assert equal(last_checkpoint(killed), state)
+    assert equal(weights(killed), weights(uninterrupted))
+    assert metrics(killed) == metrics(uninterrupted)
+    logged = [row["images_seen"] for row in metrics(killed) if row["split"] == "train"]
+    assert logged == list(range(4, 4 * STEPS + 1, 4))
+    assert figures(killed) == figures(uninterrupted)
+    assert files_below(killed) == files_below(uninterrupted), "nothing is left of what was being written"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_saves_first_and_goes_on_where_it_was(
+    uninterrupted: Path, photos: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    recipe, run_dir, log = small_recipe(tmp_path, photos, **RUN), tmp_path / "run", tmp_path / "log.txt"
+    process = start_vaevq("train", recipe, "--run-dir", run_dir, log=log)
+    while process.is_alive() and len(metrics(run_dir)) < 5:
+        time.sleep(0.002)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(60)
+    told = log.read_text()
+    assert process.exitcode == 130, told
+    assert "Traceback" not in told
+    stopped = int(newest(run_dir).removesuffix(".pt"))
+    assert 16 <= stopped < 4 * STEPS
+    assert f"stopped at {stopped} images; run the same command again to go on" in told
+    assert metrics(run_dir)[-1]["images_seen"] == stopped, "what was learned last is logged"
+    finish(tmp_path, recipe)
+    assert equal(last_checkpoint(run_dir), last_checkpoint(uninterrupted))
+    assert equal(weights(run_dir), weights(uninterrupted))
+    assert figures(run_dir) == figures(uninterrupted)
