@@ -5,6 +5,7 @@ torch and all that needs it is imported inside the verbs, so that `vaevq --help`
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,9 @@ Words = tyro.conf.Positional[tuple[str, ...]]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Names of files and options are shown as they are: nothing in them is markup.
+out = Console(highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def train(
@@ -77,10 +79,14 @@ def train(
         return
     report = report_run(result.run_dir, result.tokenizer, result.images.held_out, config.eval)
     _print_evaluation(result.evaluation.rows(), result.evaluation.notes)
-    out.print(f"\nreport        {report}")
-    out.print(f"tokenizer     {folder / 'model'}")
-    out.print("next          " + f"vaevq encode PHOTO.jpg --model {folder} -o tokens.safetensors")
-    out.print("              " + f"vaevq decode tokens.safetensors --model {folder} -o decoded")
+    figures = result.evaluation.figures
+    reached = [f"PSNR {figures['psnr']:.2f} dB"] if "psnr" in figures else []
+    reached += [f"usage {figures['usage']:.1%}", f"perplexity {figures['perplexity']:.0f}"]
+    _say(f"\nreached       {', '.join(reached)} on {result.evaluation.images} held-out images")
+    _say(f"report        {report}")
+    _say(f"tokenizer     {folder / 'model'}")
+    _say(f"next          vaevq encode PHOTO.jpg --model {folder} -o tokens.safetensors")
+    _say(f"              vaevq decode tokens.safetensors --model {folder} -o decoded")
 
 
 def evaluate(
@@ -133,7 +139,7 @@ def evaluate(
     if output:
         write_text(output, text + "\n")
     if as_json:
-        out.print(text, soft_wrap=True, markup=False)
+        _say(text)
         return
     _print_evaluation(result.rows(), result.notes)
     _print_rows("protocol", list(result.protocol.items()))
@@ -169,6 +175,7 @@ def encode(
     from vaevq.data.index import find_all
     from vaevq.data.tokens import write_token_file
     from vaevq.files import require_absent
+    from vaevq.training.display import printable
     from vaevq.training.engine import choose_device
 
     require_absent([output], force=force)
@@ -178,9 +185,9 @@ def encode(
     encoded = encode_images(_load(model).to(place), find_all(paths), config, place)
     write_token_file(output, encoded.file, force=force)
     for line in encoded.unreadable:
-        err.print(f"skipped {line}", markup=False)
+        err.print(f"skipped {printable(line)}", soft_wrap=True)
     count = sum(grid.size for grid in encoded.file.tokens)
-    out.print(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
+    _say(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
 
 
 def decode(
@@ -210,7 +217,7 @@ def decode(
     file = read_token_file(tokens)
     place = choose_device(device)
     paths = decode_tokens(_load(model).to(place), file, output, place, force=force)
-    out.print(f"{len(paths)} images: {output}")
+    _say(f"{len(paths)} images: {output}")
 
 
 def inspect(
@@ -232,7 +239,7 @@ def inspect(
 
     rows = inspect_path(path)
     if as_json:
-        out.print(json.dumps(dict(rows), indent=2), soft_wrap=True, markup=False)
+        _say(json.dumps(dict(rows), indent=2))
     else:
         _print_rows(str(path), rows)
 
@@ -260,7 +267,7 @@ def report(
     if against:
         write_comparison(run, against)
     held_out = run_images(config.data, config.seed).held_out
-    out.print(str(report_run(run, _load(str(run)), held_out, config.eval)))
+    _say(str(report_run(run, _load(str(run)), held_out, config.eval)))
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -277,7 +284,10 @@ def main() -> None:
     """Runs a verb; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     try:
         tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="vaevq", description=f"vaevq {__version__}: discrete visual tokenizers."
+            VERBS,
+            prog="vaevq",
+            description=f"vaevq {__version__}: discrete visual tokenizers.",
+            args=_overrides_first(sys.argv[1:]),
         )
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
@@ -287,8 +297,27 @@ def main() -> None:
         sys.exit(130)
 
 
+def _say(text: str) -> None:
+    """A line that is not broken at the terminal's width, so that it can be copied."""
+    out.print(text, soft_wrap=True)
+
+
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _overrides_first(arguments: list[str]) -> list[str]:
+    """`key=value` words may stand behind options; the parser wants all words together."""
+    if arguments[:1] not in (["train"], ["eval"]):
+        return arguments
+    flags = ("--quiet", "--dry-run", "--json", "--force")
+    words, others, previous = list[str](), list[str](), ""
+    for argument in arguments[1:]:
+        is_value = previous.startswith("-") and "=" not in previous and previous not in flags
+        is_override = not is_value and re.fullmatch(r"[a-z][a-z0-9_.]*=.*", argument, re.DOTALL)
+        (words if is_override else others).append(argument)
+        previous = argument
+    return [arguments[0], *words, *others]
 
 
 def _recipe_and_overrides(words: tuple[str, ...]) -> tuple[str, list[str]]:
@@ -326,7 +355,7 @@ def _print_evaluation(rows: Any, notes: Any) -> None:
         table.add_row(name, value, meaning)
     out.print(table)
     for note in notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
 
 
 def _print_rows(title: str, rows: Any) -> None:

@@ -73,7 +73,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         if name == "cuda":  # each process of a machine has its own
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
     return device

@@ -37,7 +37,7 @@ FEW_IMAGES = 500
 
 # What may differ between a run and its continuation: none of it changes a result.
 _MAY_CHANGE = {
-    "data": {"workers", "cache_mib"},
+    "data": {"workers", "cache_mib", "max_unreadable_share"},
     "train": {
         "device",
         "log_every",

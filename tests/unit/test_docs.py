@@ -1,0 +1,229 @@
+"""What the documents say is so: Python blocks run, commands parse, options and tests that are named exist."""
+
+import ast
+import functools
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import tyro
+import yaml
+
+from runs import vaevq
+from vaevq.cli import VERBS
+from vaevq.config import (
+    VARIANTS,
+    EvalConfig,
+    PlainConfig,
+    RunConfig,
+    Section,
+    VariationalConfig,
+    load_run_config,
+    load_section,
+    recipe_names,
+    validate,
+)
+from vaevq.seeding import generator
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+FIDELITY = ROOT / "docs" / "fidelity.md"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a document, or the examples in a verb's help."""
+
+    where: str
+    language: str
+    text: str
+
+
+def blocks(document: Path) -> list[Block]:
+    found = re.finditer(r"^```(\w+)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    return [Block(f"{document.name}-{i}", match[1], match[2]) for i, match in enumerate(found, start=1)]
+
+
+BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
+HELP = [Block(f"help of {verb}", "sh", function.__doc__ or "") for verb, function in VERBS.items()]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A verb of the command, and what it was given."""
+
+    verb: str
+    given: dict[str, Any]
+
+
+def parse(words: list[str]) -> Call:
+    """What the command would call; nothing of it is run. SystemExit where an option does not exist."""
+    calls: list[Call] = []
+
+    def stand_in(verb: str) -> Any:
+        @functools.wraps(VERBS[verb])
+        def note(*positional: Any, **given: Any) -> None:
+            calls.append(Call(verb, {"words": positional[0] if positional else (), **given}))
+
+        return note
+
+    tyro.extras.subcommand_cli_from_dict({verb: stand_in(verb) for verb in VERBS}, prog="vaevq", args=words)
+    (call,) = calls
+    return call
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words after `vaevq` of every command line in which it is called."""
+    for line in text.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
+        lexer.whitespace_split = True
+        words = list(lexer)
+        while "vaevq" in (names := [Path(word).name for word in words]):
+            words = words[names.index("vaevq") + 1 :]
+            end = next((i for i, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
+            yield words[:end]
+            words = words[end:]
+
+
+def lines_of(*languages: str, of: list[Block]) -> list[Any]:
+    return [
+        pytest.param(words, id=f"{block.where}: {' '.join(words)}")
+        for block in of
+        if block.language in languages
+        for words in commands("\n".join(re.findall(r"^.*\bvaevq .*$", block.text.replace("\\\n", " "), re.MULTILINE)))
+    ]
+
+
+@pytest.mark.parametrize("words", lines_of("sh", "console", of=BLOCKS + HELP))
+def test_a_command_line_parses_and_its_options_exist(words: list[str]) -> None:
+    call = parse(words)
+    if call.verb == "train":
+        recipes = [word for word in call.given["words"] if "=" not in word]
+        overrides = [word for word in call.given["words"] if "=" in word]
+        assert len(recipes) <= 1
+        # A recipe of the reader's own is one that changes nothing.
+        recipe = recipes[0] if recipes and recipes[0] in recipe_names() else "quickstart"
+        assert not recipes or recipe == recipes[0] or recipes[0].endswith(".yaml")
+        load_run_config(recipe, overrides)
+    elif call.verb == "eval":
+        load_section(EvalConfig, call.given["words"], EvalConfig())
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda block: block.where)
+def test_a_recipe_is_valid(block: Block) -> None:
+    validate(RunConfig, yaml.safe_load(block.text), block.where)
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if "```python" in d.read_text()], ids=lambda path: path.name)
+def test_python_blocks_run_one_after_another(
+    document: Path, finished: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder with a run, a photo and its tokens; `images` are there where a block starts from them."""
+    monkeypatch.chdir(tmp_path)
+    code = [block.text for block in blocks(document) if block.language == "python"]
+    for name in {"runs/quickstart", *re.findall(r"\bruns/[a-z_]+", "".join(code))}:
+        shutil.copytree(finished, tmp_path / name)
+    shutil.copytree(photos, tmp_path / "photos")
+    shutil.copy(photos / "cat-0.png", tmp_path / "photo.png")
+    made = vaevq("encode", "photo.png", "--model", "runs/quickstart", "-o", "tokens.safetensors")
+    assert made.code == 0, made.err
+    names: dict[str, Any] = {"images": torch.rand(2, 3, 32, 48, generator=generator("documents")) * 2 - 1}
+    for text in code:
+        exec(compile(text, str(document), "exec"), names)
+
+
+def dotted_names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """The names of a configuration's fields, those of every quantizer included."""
+    for name, field in section.model_fields.items():
+        kinds = (VariationalConfig, PlainConfig) if name == "quantizer" else (field.annotation,)
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from dotted_names(kind, f"{prefix}{name}.")
+        yield f"{prefix}{name}"
+
+
+OPTIONS = set(dotted_names(RunConfig))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_options_that_are_named_exist(document: Path) -> None:
+    text = document.read_text()
+    named = set(re.findall(r"\b((?:model\.(?:autoencoder|quantizer)|loss|data|train|eval)\.[a-z_][a-z_0-9]*)", text))
+    files = {"eval.json", "model.safetensors", "model.py", "train.py"}
+    assert {name for name in named - OPTIONS if not name.startswith(tuple(files))} == set()
+    # Within tables the section stands above: `rcs_weight` alone is a field of some section.
+    fields = {name.rpartition(".")[2] for name in OPTIONS}
+    bare = set(re.findall(r"`((?:rcs|dcr|kl|adversarial|perceptual|discriminator|lecam|pixel)_[a-z_]+)`", text))
+    assert bare - fields == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_and_tests_that_are_named_exist(document: Path) -> None:
+    text = document.read_text()
+    for path, test in re.findall(r"\b((?:tests|src|docs|experiments)/[\w/.-]*\w)(?:::(\w+))?", text):
+        assert (ROOT / path).exists(), path
+        assert not test or test in functions(ROOT / path), f"{path}::{test}"
+
+
+@functools.cache
+def functions(file: Path) -> set[str]:
+    return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A row of the table of options in docs/fidelity.md."""
+
+    option: str
+    paper: str
+    released: str
+    default: str
+
+
+def choices() -> list[Choice]:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", FIDELITY.read_text(), re.MULTILINE)
+    return [Choice(*(cell.strip().strip("`") for cell in row)) for row in rows]
+
+
+def setting(config: RunConfig, dotted: str) -> str:
+    """A field's value as YAML writes it."""
+    value = functools.reduce(getattr, dotted.split("."), config)
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+@pytest.mark.parametrize("choice", choices(), ids=lambda choice: choice.option)
+def test_the_table_of_fidelity_states_the_values_in_the_code(choice: Choice) -> None:
+    stated = {None: choice.default, "paper": choice.paper, "released": choice.released}
+    for variant, value in stated.items():
+        config = RunConfig.model_validate({"variant": variant} if variant else {})
+        assert value == setting(config, choice.option), variant or "default"
+
+
+def test_the_table_of_fidelity_has_every_point_that_the_variants_set() -> None:
+    points = {
+        f"{prefix}.{name}"
+        for variant in VARIANTS.values()
+        for prefix, fields in (
+            ("model.quantizer", variant["model"]["quantizer"]),
+            ("loss", variant["loss"]),
+            ("train", variant["train"]),
+        )
+        for name in fields
+    }
+    assert points - {choice.option for choice in choices()} == set()
+
+
+def test_a_command_with_an_option_that_does_not_exist_is_noticed() -> None:
+    with mock.patch("sys.stderr"), pytest.raises(SystemExit):
+        parse(["train", "--dat", "photos"])
+    assert list(commands("FOO=1 torchrun -m vaevq train 'a=[b]' && cd x; vaevq eval # and so on")) == [
+        ["train", "a=[b]"],
+        ["eval"],
+    ]
