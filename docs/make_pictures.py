@@ -31,9 +31,7 @@ def main(model: str) -> None:
         tokens = tokenizer.encode(to_tensor(original)[None])
         decoded = tokenizer.decode(tokens, size=original.shape[:2])[0]
         reconstruction = to_uint8(decoded).permute(1, 2, 0).numpy()
-        columns.append(
-            (shown(original), shown(reconstruction), token_map(tokens[0].numpy(), *original.shape[:2]))
-        )
+        columns.append((shown(original), shown(reconstruction), token_map(tokens[0].numpy(), *original.shape[:2])))
     path = Path(__file__).parent / "images" / "reconstructions.png"
     overview(columns, list(PHOTOS)).save(path, optimize=True)
     print(path)

@@ -98,8 +98,9 @@ class RunningMoments(nn.Module):
     def update(self, latents: Tensor) -> Gaussian:
         """Takes in a batch of latents, B×d×h×w with the same B on every process, and gives the moments so far."""
         rows = latents.detach().transpose(0, 1).flatten(1).to(self.mean.dtype)
-        mean = all_reduce_mean(rows.mean(dim=1))
-        second = all_reduce_mean(rows @ rows.T / rows.shape[1])
+        with torch.autocast(rows.device.type, enabled=False):
+            mean = all_reduce_mean(rows.mean(dim=1))
+            second = all_reduce_mean(rows @ rows.T / rows.shape[1])
         self.updates += 1
         # The plain average of the first batches, then exponential: no bias towards the zeros it starts from.
         weight = max(1.0 / int(self.updates), 1.0 - self.decay)
