@@ -39,3 +39,12 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = vaevq("train", small_recipe(folder, photos), "--run-dir", folder / "run", "--quiet")
     assert outcome.code == 0, outcome.err
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def tokens(finished: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token file that the command has made of all photos, whole, with the finished run's model."""
+    path = tmp_path_factory.mktemp("tokens") / "tokens.safetensors"
+    outcome = vaevq("encode", photos, "--model", finished, "-o", path, "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    return path

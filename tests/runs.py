@@ -5,15 +5,17 @@ import io
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
@@ -97,6 +99,12 @@ def step_batches(config: RunConfig, steps: int) -> list[list[ImageBatch]]:
     return [[next(batches) for _ in range(train.accumulation)] for _ in range(steps)]
 
 
+def trained(config: RunConfig, steps: int) -> tuple[TokenizerTrainer, list[dict[str, float]]]:
+    """A trainer after some steps, and this process's loss terms of each."""
+    made = trainer(config)
+    return made, [dict(made.step(batches)) for batches in step_batches(config, steps)]
+
+
 def tensors(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
     """The tensors of a nested state by dotted name."""
     found = {}
@@ -173,6 +181,23 @@ def vaevq_process(*words: object, cwd: Path) -> Outcome:
 def command_line(*words: object) -> list[str]:
     """What starts the command in another process."""
     return [sys.executable, "-m", "vaevq", *map(str, words)]
+
+
+def on_two_processes(work: Callable[..., None], *given: Any) -> None:
+    """Calls `work` in two processes of one group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(_member, args=(port, work, given), nprocs=2)
+
+
+def _member(number: int, port: int, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=number, world_size=2)
+    try:
+        work(*given)
+    finally:
+        dist.destroy_process_group()
 
 
 _FORKS = multiprocessing.get_context("forkserver")

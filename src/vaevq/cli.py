@@ -5,47 +5,51 @@ torch and all that needs it is imported inside the verbs, so that `vaevq --help`
 
 import json
 import os
-import re
+import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from vaevq import __version__
+from vaevq.arguments import chosen_verbs, given, recipe_and_overrides, run_name, words_first
 from vaevq.config import EvalConfig, RunConfig, load_run_config, load_section
+from vaevq.console import escape_what_cannot_be_written, progress, say, say_evaluation, say_rows, say_table, warn
 from vaevq.errors import UserError
 
 if TYPE_CHECKING:
     from vaevq.tokenizer import Tokenizer
 
-Words = tyro.conf.Positional[tuple[str, ...]]
+Recipe = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RECIPE] [KEY=VALUE ...]")]
+Overrides = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY=VALUE ...]")]
+Images = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES ...")]
+Location = Annotated[str | None, tyro.conf.arg(metavar="LOCATION")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
-
-# Names of files and options are shown as they are: nothing in them is markup.
-out = Console(highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
 def train(
-    recipe: Words = (),
+    recipe: Recipe = (),
     /,
     *,
-    data: str | None = None,
-    held_out: str | None = None,
-    run_dir: Path | None = None,
-    seed: int | None = None,
-    device: str | None = None,
+    data: Location = None,
+    held_out: Location = None,
+    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
+    seed: Number = None,
+    device: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None,
     dry_run: bool = False,
     quiet: bool = False,
 ) -> None:
     """Train a tokenizer; with no argument, the quick start on photos that are fetched once.
 
     Running the same command again continues where it stopped.
+
+    For example:
 
       vaevq train
       vaevq train --data ~/photos
@@ -62,14 +66,14 @@ def train(
         dry_run: only say what would be trained: networks, data, memory and time.
         quiet: no progress display.
     """
-    words, overrides = _recipe_and_overrides(recipe)
-    sections: dict[str, Any] = {"data": _given(train=data, held_out=held_out), "train": _given(device=device)}
-    config = load_run_config(words, overrides, {**sections, **_given(seed=seed)})
-    folder = run_dir or Path("runs") / _run_name(words, config)
+    words, overrides = recipe_and_overrides(recipe)
+    sections: dict[str, Any] = {"data": given(train=data, held_out=held_out), "train": given(device=device)}
+    config = load_run_config(words, overrides, {**sections, **given(seed=seed)})
+    folder = run_dir or Path("runs") / run_name(words, config)
     if dry_run:
         from vaevq.training.estimate import estimate
 
-        _print_rows(f"{words}: what a run would be", estimate(config).rows())
+        say_rows(f"{words}: what a run would be", estimate(config).rows())
         return
     from vaevq.report import report_run
     from vaevq.training.tokenizer_loop import train_tokenizer
@@ -78,30 +82,32 @@ def train(
     if not result.is_main:
         return
     report = report_run(result.run_dir, result.tokenizer, result.images.held_out, config.eval)
-    _print_evaluation(result.evaluation.rows(), result.evaluation.notes)
+    say_evaluation(result.evaluation.rows(), result.evaluation.notes)
     figures = result.evaluation.figures
     reached = [f"PSNR {figures['psnr']:.2f} dB"] if "psnr" in figures else []
     reached += [f"usage {figures['usage']:.1%}", f"perplexity {figures['perplexity']:.0f}"]
-    _say(f"\nreached       {', '.join(reached)} on {result.evaluation.images} held-out images")
-    _say(f"report        {report}")
-    _say(f"tokenizer     {folder / 'model'}")
-    _say(f"next          vaevq encode PHOTO.jpg --model {folder} -o tokens.safetensors")
-    _say(f"              vaevq decode tokens.safetensors --model {folder} -o decoded")
+    say(f"\nreached       {', '.join(reached)} on {result.evaluation.images} held-out images")
+    say(f"report        {report}")
+    say(f"tokenizer     {folder / 'model'}")
+    say(f"next          vaevq encode PHOTO.jpg --model {folder} -o tokens.safetensors")
+    say(f"              vaevq decode tokens.safetensors --model {folder} -o decoded")
 
 
 def evaluate(
-    overrides: Words = (),
+    overrides: Overrides = (),
     /,
     *,
     model: Model,
-    data: str | None = None,
-    reference: str | None = None,
-    output: Output | None = None,
+    data: Location = None,
+    reference: Location = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None,
     device: str = "auto",
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: Json = False,
     force: bool = False,
 ) -> None:
     """Measure a tokenizer on held-out images: PSNR, SSIM, LPIPS, Fréchet distance, KID, usage, perplexity.
+
+    For example:
 
       vaevq eval --model runs/quickstart
       vaevq eval --model runs/quickstart --data ~/photos metrics=[psnr,frechet,kid] resize=256 crop=256
@@ -118,46 +124,52 @@ def evaluate(
     """
     from vaevq.data.held_out import run_images
     from vaevq.data.index import find_images
-    from vaevq.files import require_absent, write_text
+    from vaevq.files import make_folder, require_place, write_text
     from vaevq.metrics.evaluation import evaluate as measure
     from vaevq.training.engine import engine
 
-    require_absent([output] if output else [], force=force)
+    if output:
+        require_place(output, force=force)
     run = _run_config(model)
     config = load_section(EvalConfig, overrides, run.eval if run else EvalConfig())
     if data is None and run is None:
-        raise UserError(f"{model} is no run folder, so --data must name the images to measure on")
+        what = "no run folder" if Path(model).exists() else "no such folder here, and a hub name has no images"
+        raise UserError(f"{model}: {what}, so --data must name those to measure on")
     with engine(device, "float32") as place:
         tokenizer = _load(model).to(place.device)
         images = find_images(data) if data else run_images(run.data, run.seed).held_out if run else None
         assert images is not None
         against = find_images(reference) if reference else None
-        result = measure(tokenizer, images, config, device=place.device, reference=against)
+        with progress("measuring", len(images), quiet=as_json or not place.is_main) as reached:
+            result = measure(tokenizer, images, config, device=place.device, reference=against, progress=reached)
         if not place.is_main:
             return
     text = json.dumps(result.to_json(), indent=2)
     if output:
+        make_folder(output.parent)
         write_text(output, text + "\n")
     if as_json:
-        _say(text)
+        say(text)
         return
-    _print_evaluation(result.rows(), result.notes)
-    _print_rows("protocol", list(result.protocol.items()))
+    say_evaluation(result.rows(), result.notes)
+    say_rows("protocol", list(result.protocol.items()))
 
 
 def encode(
-    paths: Words,
+    paths: Images,
     /,
     *,
     model: Model,
     output: Output,
-    resize: int | None = None,
-    crop: int | None = None,
+    resize: Number = None,
+    crop: Number = None,
     batch_size: int = 8,
     device: str = "auto",
     force: bool = False,
 ) -> None:
     """Turn images into a token file.
+
+    For example:
 
       vaevq encode photo.jpg ~/more-photos --model runs/quickstart -o tokens.safetensors
 
@@ -174,20 +186,21 @@ def encode(
     from vaevq.codec import encode_images
     from vaevq.data.index import find_all
     from vaevq.data.tokens import write_token_file
-    from vaevq.files import require_absent
-    from vaevq.training.display import printable
+    from vaevq.files import require_place
     from vaevq.training.engine import choose_device
 
-    require_absent([output], force=force)
+    require_place(output, force=force)
     options = {"resize": resize, "crop": crop, "batch_size": batch_size}
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
     place = choose_device(device)
-    encoded = encode_images(_load(model).to(place), find_all(paths), config, place)
+    images = find_all(paths)
+    with progress("encoding", len(images)) as reached:
+        encoded = encode_images(_load(model).to(place), images, config, place, reached)
     write_token_file(output, encoded.file, force=force)
     for line in encoded.unreadable:
-        err.print(f"skipped {printable(line)}", soft_wrap=True)
+        warn(f"skipped {line}")
     count = sum(grid.size for grid in encoded.file.tokens)
-    _say(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
+    say(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
 
 
 def decode(
@@ -200,6 +213,8 @@ def decode(
     force: bool = False,
 ) -> None:
     """Turn a token file back into images, one PNG each, of their original size.
+
+    For example:
 
       vaevq decode tokens.safetensors --model runs/quickstart -o decoded
 
@@ -216,17 +231,20 @@ def decode(
 
     file = read_token_file(tokens)
     place = choose_device(device)
-    paths = decode_tokens(_load(model).to(place), file, output, place, force=force)
-    _say(f"{len(paths)} images: {output}")
+    with progress("decoding", len(file.names)) as reached:
+        paths = decode_tokens(_load(model).to(place), file, output, place, force=force, progress=reached)
+    say(f"{len(paths)} images: {output}")
 
 
 def inspect(
     path: tyro.conf.Positional[Path],
     /,
     *,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what a run folder, a model folder, a checkpoint or a token file holds.
+
+    For example:
 
       vaevq inspect runs/quickstart
       vaevq inspect tokens.safetensors
@@ -239,9 +257,9 @@ def inspect(
 
     rows = inspect_path(path)
     if as_json:
-        _say(json.dumps(dict(rows), indent=2))
+        say(json.dumps(dict(rows), indent=2))
     else:
-        _print_rows(str(path), rows)
+        say_rows(str(path), rows)
 
 
 def report(
@@ -251,6 +269,8 @@ def report(
     against: tuple[Path, ...] = (),
 ) -> None:
     """Write a run's report anew, by option with other runs beside it.
+
+    For example:
 
       vaevq report runs/quickstart --against runs/quickstart_vq
 
@@ -267,7 +287,67 @@ def report(
     if against:
         write_comparison(run, against)
     held_out = run_images(config.data, config.seed).held_out
-    _say(str(report_run(run, _load(str(run)), held_out, config.eval)))
+    say(str(report_run(run, _load(str(run)), held_out, config.eval)))
+
+
+def compare(
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE.yaml")],
+    /,
+    *,
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
+    data: Location = None,
+    held_out: Location = None,
+    processes: int = 1,
+    rows: Annotated[str | None, tyro.conf.arg(metavar="A,B")] = None,
+    table_only: bool = False,
+    keep_runs: bool = False,
+    any_code: bool = False,
+    as_json: Json = False,
+) -> None:
+    """Train several quantizers under one budget and say what can be said: a table, plots, pictures.
+
+    Cells that stand are left as they are, so that running the same command again goes on where it stopped.
+
+    For example:
+
+      vaevq compare experiments/example.yaml
+      vaevq compare experiments/example.yaml --processes 2 --rows vaevq,simvq
+      vaevq compare experiments/example.yaml --table-only --json
+
+    Args:
+        file: what is compared: a base recipe, rows and seeds.
+        out: where cells and tables are kept; experiments/NAME, or runs/NAME where there is no such folder.
+        data: images to train on, instead of what the file names.
+        held_out: images to measure on, where they lie apart.
+        processes: how many cells are trained at once.
+        rows: train these alone; the table has all that stand.
+        table_only: train nothing.
+        keep_runs: delete nothing of the runs; otherwise the models of one seed are kept.
+        any_code: take cells that another version of the numeric code has made; the table says so.
+        as_json: print JSON instead of tables.
+    """
+    from vaevq.comparison import Sweep, default_folder, read_plan
+    from vaevq.comparison.text import difference_header, difference_rows, group_title, notes, table_header, table_rows
+
+    plan = read_plan(file, data=data, held_out=held_out)
+    chosen = plan.chosen(rows)
+    sweep = Sweep(plan, out or default_folder(file), any_code=any_code, need_data=not table_only)
+    if not table_only:
+        sweep.run(chosen, warn, processes=processes, keep_runs=keep_runs, quiet=as_json)
+    table = sweep.write(shlex.join(["vaevq", *sys.argv[1:]]))
+    if as_json:
+        say(json.dumps(table.to_json(), indent=2))
+        return
+    for group in table.groups:
+        say_table(group_title(group), table_header(table), table_rows(table, group, "* {}"))
+    if differences := difference_rows(table):
+        say_table(f"less {plan.reference}, seed by seed", difference_header(table), differences)
+    for note in notes(table):
+        say(f"note: {note}")
+    if not any_code and (others := sweep.of_other_code()):
+        say(f"note: {len(others)} more cells were made by other numeric code; --any-code takes them")
+    say(f"\nreport        {sweep.out / 'report.html'}")
+    say(f"table         {sweep.out / 'table.md'}")
 
 
 VERBS: dict[str, Callable[..., Any]] = {
@@ -277,62 +357,34 @@ VERBS: dict[str, Callable[..., Any]] = {
     "decode": decode,
     "inspect": inspect,
     "report": report,
+    "compare": compare,
 }
 
 
 def main() -> None:
     """Runs a verb; a user's mistake is one line and exit code 2, Ctrl-C is 130."""
+    escape_what_cannot_be_written()
+    arguments = sys.argv[1:]
     try:
+        if arguments == ["--version"]:
+            say(f"vaevq {__version__}")
+            return
         tyro.extras.subcommand_cli_from_dict(
-            VERBS,
+            chosen_verbs(VERBS, arguments),
             prog="vaevq",
-            description=f"vaevq {__version__}: discrete visual tokenizers.",
-            args=_overrides_first(sys.argv[1:]),
+            description=f"vaevq {__version__}: discrete visual tokenizers. `vaevq VERB --help` shows a verb's options "
+            "and examples.",
+            args=words_first(arguments),
+            config=(tyro.conf.FlagCreatePairsOff,),
         )
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
-            err.print(f"vaevq: error: {error}", markup=False, soft_wrap=True)
+            warn(f"vaevq: error: {error}")
+        else:
+            time.sleep(2)  # torchrun ends all processes as soon as one has failed: the first has to say it before that
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _say(text: str) -> None:
-    """A line that is not broken at the terminal's width, so that it can be copied."""
-    out.print(text, soft_wrap=True)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _overrides_first(arguments: list[str]) -> list[str]:
-    """`key=value` words may stand behind options; the parser wants all words together."""
-    if arguments[:1] not in (["train"], ["eval"]):
-        return arguments
-    flags = ("--quiet", "--dry-run", "--json", "--force")
-    words, others, previous = list[str](), list[str](), ""
-    for argument in arguments[1:]:
-        is_value = previous.startswith("-") and "=" not in previous and previous not in flags
-        is_override = not is_value and re.fullmatch(r"[a-z][a-z0-9_.]*=.*", argument, re.DOTALL)
-        (words if is_override else others).append(argument)
-        previous = argument
-    return [arguments[0], *words, *others]
-
-
-def _recipe_and_overrides(words: tuple[str, ...]) -> tuple[str, list[str]]:
-    names = [word for word in words if "=" not in word]
-    if len(names) > 1:
-        raise UserError(f"one recipe at a time, not {', '.join(names)}")
-    return names[0] if names else "quickstart", [word for word in words if "=" in word]
-
-
-def _run_name(recipe: str, config: RunConfig) -> str:
-    stem = Path(recipe).stem
-    if config.data.train is None:
-        return stem
-    source = Path(config.data.train).expanduser().resolve().stem
-    return source if stem == "quickstart" else f"{stem}-{source}"
 
 
 def _run_config(model: str) -> RunConfig | None:
@@ -347,19 +399,3 @@ def _load(model: str) -> "Tokenizer":
     from vaevq.tokenizer import Tokenizer
 
     return Tokenizer.from_pretrained(model)
-
-
-def _print_evaluation(rows: Any, notes: Any) -> None:
-    table = Table("figure", "value", "what it is", title="held-out images", title_justify="left")
-    for name, value, meaning in rows:
-        table.add_row(name, value, meaning)
-    out.print(table)
-    for note in notes:
-        out.print(f"note: {note}")
-
-
-def _print_rows(title: str, rows: Any) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
-    for name, value in rows:
-        table.add_row(str(name), str(value))
-    out.print(table)

@@ -16,7 +16,7 @@ from vaevq.files import require_absent, written_aside
 from vaevq.tokenizer import Tokenizer
 
 Progress = Callable[[int], None]
-"""Told how many images are done."""
+"""Told how many images are done, those that could not be read among them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def encode_images(
         sizes += [(batch.images.shape[-2], batch.images.shape[-1])] * len(grids)
         names += batch.names
         labels += batch.labels.tolist() if batch.labels is not None else []
-        progress(len(names))
+        progress(len(names) + len(unreadable))
     if not names:
         raise UserError(f"none of {len(unreadable)} files could be read: {unreadable[0]}")
     file = TokenFile(

@@ -6,10 +6,10 @@ Every weight and every choice that the paper and the authors' released code make
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -37,6 +37,7 @@ class AutoencoderConfig(Section):
     image_channels: int = Field(default=3, ge=1, le=4)
     base_width: int = Field(default=128, ge=8)
     decoder_width: int | None = Field(default=None, ge=8)  # None: as base_width
+    patch_size: int = Field(default=1, ge=1)  # p×p pixels become channels first: a fast start for small machines
     multipliers: tuple[int, ...] = Field(default=(1, 2, 2, 4), min_length=1)
     blocks: int = Field(default=2, ge=1)  # residual blocks a level; the decoder has one more, as VQGAN's
     attention_levels: tuple[int, ...] = ()  # indices into multipliers; the last one's includes the middle block
@@ -45,7 +46,7 @@ class AutoencoderConfig(Section):
     @property
     def downsample_factor(self) -> int:
         """f: how many pixels a side one token stands for."""
-        return int(2 ** (len(self.multipliers) - 1))
+        return int(self.patch_size * 2 ** (len(self.multipliers) - 1))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,7 +107,30 @@ class PlainConfig(CodebookShape):
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖², the encoder's side
 
 
-QuantizerConfig = Annotated[VariationalConfig | PlainConfig, Field(discriminator="kind")]
+class EmaConfig(CodebookShape):
+    """VQ with a codebook of exponential moving averages (VQ-VAE's appendix, VQGAN-EMA)."""
+
+    kind: Literal["vq_ema"] = "vq_ema"
+    initial_logvar: None = None
+    commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖²; the codebook has no loss of its own
+    decay: float = Field(default=0.99, gt=0, lt=1)
+    revive_below: float = Field(default=0.0, ge=0, lt=1)  # share of the mean use under which a codeword is replaced
+
+
+class SimVQConfig(CodebookShape):
+    """SimVQ: a frozen codebook through one learnable linear layer."""
+
+    kind: Literal["simvq"] = "simvq"
+    initial_logvar: None = None
+    codebook_weight: float = Field(default=1.0, ge=0)
+    commitment_weight: float = Field(default=0.25, ge=0)
+
+
+AnyQuantizerConfig = VariationalConfig | PlainConfig | EmaConfig | SimVQConfig
+QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
+QUANTIZERS: dict[str, type[AnyQuantizerConfig]] = {
+    kind.model_fields["kind"].default: kind for kind in (VariationalConfig, PlainConfig, EmaConfig, SimVQConfig)
+}
 
 
 class TokenizerConfig(Section):
@@ -319,6 +343,15 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted name."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def _dig(tree: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         tree = tree.get(key) if isinstance(tree, Mapping) else getattr(tree, key, None)
@@ -328,6 +361,44 @@ def _dig(tree: Any, dotted: str) -> Any:
 def recipe_names() -> list[str]:
     """The names of the recipes that come with the package."""
     return sorted(p.name.removesuffix(".yaml") for p in files("vaevq.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def recipe_tree(recipe: str | Path) -> dict[str, Any]:
+    """What a recipe says, as plain data that is not validated yet.
+
+    Args:
+        recipe: the name of a packaged recipe or the path of a YAML file.
+
+    Raises:
+        UserError: a file that is absent, no YAML, or no mapping.
+    """
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        return read_yaml(path, "recipe")
+    if str(recipe) not in recipe_names():
+        known = ", ".join(recipe_names())
+        hint = nearest_name(str(recipe), recipe_names())
+        raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {known}")
+    text = files("vaevq.recipes").joinpath(f"{recipe}.yaml").read_text()
+    return dict(_parse_yaml(text, str(recipe)))
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping of sections; `what` is what messages call it.
+
+    Raises:
+        UserError: it is absent, no YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such {what} file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8, so no {what}") from None
+    tree = _parse_yaml(text, str(path)) or {}
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{path}: a {what} is a mapping of sections, not {type(tree).__name__}")
+    return dict(tree)
 
 
 def load_run_config(
@@ -344,20 +415,7 @@ def load_run_config(
         UserError: a file that is absent or no YAML, an unknown field (with the nearest right name), a wrong type:
             every mistake in one message.
     """
-    path = Path(recipe)
-    if path.suffix not in (".yaml", ".yml"):
-        if str(recipe) not in recipe_names():
-            known = ", ".join(recipe_names())
-            hint = nearest_name(str(recipe), recipe_names())
-            raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {known}")
-        text = files("vaevq.recipes").joinpath(f"{recipe}.yaml").read_text()
-    elif not path.is_file():
-        raise UserError(f"{path}: no such recipe file")
-    else:
-        text = path.read_text()
-    tree = _parse_yaml(text, str(recipe)) or {}
-    if not isinstance(tree, Mapping):
-        raise UserError(f"{recipe}: a recipe is a mapping of sections, not {type(tree).__name__}")
+    tree = recipe_tree(recipe)
     for override in overrides:
         tree = merged(tree, _override_tree(override))
     return validate(RunConfig, merged(tree, flags or {}), str(recipe))
@@ -410,7 +468,7 @@ def read_json(model: type[T], path: Path) -> T:
         UserError: the file is absent, damaged, or not of this model.
     """
     try:
-        tree = json.loads(path.read_text())
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, UnicodeDecodeError):
@@ -421,15 +479,30 @@ def read_json(model: type[T], path: Path) -> T:
 def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     """One pydantic error as `dotted.path: what is wrong`."""
     # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
-    location = [str(part) for part in error["loc"] if part not in ("vaevq", "vq")]
+    location = [str(part) for part in error["loc"] if part not in QUANTIZERS]
     path = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _fields_beside(model, tree, location)
-        return f"{path}: unknown option{nearest_name(location[-1], known)}"
+        name = location[-1]
+        # A field named without its section is meant more often than one that is spelled alike.
+        whole = [option for option in _option_names(model) if option.endswith(f".{name}")] if len(location) == 1 else []
+        hint = f" (did you mean {' or '.join(whole)}?)" if whole else nearest_name(name, known)
+        return f"{path}: unknown option{hint}"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"].startswith("value_error") or not location:
         return f"{path}: {message}" if path else message
     return f"{path}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+
+
+def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted names of all options below a model."""
+    names = []
+    for name, field in model.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        names += [option for section in sections for option in _option_names(section, f"{prefix}{name}.")]
+        names += [] if sections else [f"{prefix}{name}"]
+    return list(dict.fromkeys(names))
 
 
 def _fields_beside(model: type[BaseModel], tree: Any, location: Sequence[str]) -> list[str]:
@@ -441,5 +514,5 @@ def _fields_beside(model: type[BaseModel], tree: Any, location: Sequence[str]) -
             current = annotation
         else:
             kind = _dig(tree, ".".join([*location[: depth + 1], "kind"])) or "vaevq"
-            current = next(c for c in (VariationalConfig, PlainConfig) if c.model_fields["kind"].default == kind)
+            current = QUANTIZERS[kind]
     return list(current.model_fields)

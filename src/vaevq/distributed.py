@@ -33,12 +33,6 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     return all_reduce_sum(tensor) / world_size()
 
 
-def barrier() -> None:
-    """Waits for every process."""
-    if is_active():
-        dist.barrier()
-
-
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on at least one process."""
     if not is_active():

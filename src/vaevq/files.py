@@ -52,3 +52,29 @@ def require_absent(paths: Iterable[Path], *, force: bool) -> None:
     if standing and not force:
         more = f" and {len(standing) - 1} more" if len(standing) > 1 else ""
         raise UserError(f"{standing[0]}{more} already there; --force overwrites")
+
+
+def require_place(path: Path, *, force: bool) -> None:
+    """Makes sure that a file may be written, before the work whose result it takes.
+
+    Raises:
+        UserError: it exists and `force` is not set, it is a folder, or it cannot stand in a folder of that name.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a file to write")
+    require_absent([path], force=force)
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise UserError(f"{path}: {above.name} is no folder; nothing can be written into it")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, where they are not there.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made a folder: {error.strerror or error}") from None

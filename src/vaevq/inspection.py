@@ -1,4 +1,4 @@
-"""What a file or folder of this project holds, as named rows."""
+"""What a file or folder of this project holds, as named rows, and how much of the codebook its tokens use."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ import torch
 from vaevq.config import RunConfig, read_json
 from vaevq.data.tokens import read_token_file
 from vaevq.errors import UserError
-from vaevq.metrics.codebook import TokenHistogram
+from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
+from vaevq.metrics.counts import deciles, sparkline
+from vaevq.metrics.result import read_evaluation
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.checkpoint import checkpoints, load_checkpoint
 
@@ -18,6 +20,9 @@ Rows = list[tuple[str, Any]]
 
 def inspect_path(path: Path) -> Rows:
     """Rows of (what, value) for a run folder, a model folder, a checkpoint or a token file; values are JSON data.
+
+    Codebook usage is of the tokens of a token file, or of the held-out images of the eval.json that lies in a run or
+    model folder and is of these weights; without one it is left out.
 
     Raises:
         UserError: the path is none of these, or damaged.
@@ -56,7 +61,22 @@ def _model_rows(folder: Path) -> Rows:
         *((f"parameters, {name}", _count(part)) for name, part in tokenizer.named_children()),
         ("parameters", _count(tokenizer)),
         ("digest", tokenizer.digest),
+        *_evaluation_rows(folder, tokenizer),
     ]
+
+
+def _evaluation_rows(folder: Path, tokenizer: Tokenizer) -> Rows:
+    """Codebook usage by the evaluation that lies beside a model."""
+    places = [folder, folder.parent] if folder.name == "model" else [folder]
+    file = next((place / "eval.json" for place in places if (place / "eval.json").is_file()), None)
+    if file is None:
+        return []
+    evaluation = read_evaluation(file)
+    if evaluation.protocol.get("model_digest") != tokenizer.digest:  # training went on, or the file is another's
+        return [("codebook usage", f"not shown: {file} is of other weights")]
+    histogram = TokenHistogram(len(evaluation.histogram))
+    histogram.counts += torch.tensor(evaluation.histogram)
+    return [("measured on", f"{evaluation.images} held-out images"), *_usage_rows(histogram, histogram.statistics())]
 
 
 def _checkpoint_rows(path: Path) -> Rows:
@@ -86,14 +106,26 @@ def _token_rows(path: Path) -> Rows:
         ("codes_per_position", file.codes_per_position),
         ("labels", file.labels is not None),
         ("model digest", file.model_digest),
+        *_usage_rows(histogram, statistics),
+        ("bits a pixel (log2 K)", statistics.fixed_bits_per_pixel(pixels)),
+        ("bits a pixel (entropy)", statistics.entropy_bits_per_pixel(pixels)),
+        ("bytes", path.stat().st_size),
+    ]
+
+
+def _usage_rows(histogram: TokenHistogram, statistics: CodebookStatistics) -> Rows:
+    """How much of the codebook is used, the counts of its codewords in few numbers and as one line of bars."""
+    note = f"T/K is below {MINIMUM_TOKENS_PER_CODEWORD}: too few tokens for claims about usage and perplexity"
+    few = statistics.tokens_per_codeword < MINIMUM_TOKENS_PER_CODEWORD
+    return [
         ("usage", statistics.usage),
         ("T/K", statistics.tokens_per_codeword),
         ("usage ceiling", statistics.usage_ceiling),
         ("dead codewords", statistics.dead_codewords),
         ("perplexity", statistics.perplexity),
-        ("bits a pixel (log2 K)", statistics.fixed_bits_per_pixel(pixels)),
-        ("bits a pixel (entropy)", statistics.entropy_bits_per_pixel(pixels)),
-        ("bytes", path.stat().st_size),
+        ("counts, deciles", deciles(histogram.counts)),
+        ("counts, log scale", sparkline(histogram.counts)),
+        *([("note", note)] if few else []),
     ]
 
 

@@ -187,13 +187,17 @@ class Tokenizer(
             folder = _hub_folder(str(pretrained_model_name_or_path), hub_options)
         elif (folder / "model").is_dir():
             folder = folder / "model"
+        missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
+        if missing:
+            raise UserError(
+                f"{folder}: neither a saved tokenizer nor a run that has come to its first checkpoint "
+                f"({missing[0]} is not in it)"
+            )
         config = read_json(TokenizerConfig, folder / CONFIG_FILE)
         tokenizer = cls(config)
         path = folder / WEIGHTS_FILE
         try:
             tokenizer.load_state_dict(load_file(path))
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; a saved tokenizer has {WEIGHTS_FILE} and {CONFIG_FILE}") from None
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
         except RuntimeError as error:
@@ -203,6 +207,10 @@ class Tokenizer(
 
 
 def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
+    if Path(name).exists():
+        raise UserError(f"{name}: a file; name the folder of the run or of the saved tokenizer")
+    if "/" not in name:  # the hub itself would look for one of the few models without an owner
+        raise UserError(f"{name}: no such folder, and no hub name (owner/name)")
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE], **hub_options))
     except HFValidationError:

@@ -1,19 +1,18 @@
 """Two processes measure what one measures: all figures, the histogram, the lists and the notes."""
 
 import json
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 from torch import Tensor, nn
 
+from runs import on_two_processes
 from vaevq.config import AutoencoderConfig, EvalConfig, TokenizerConfig, VariationalConfig
 from vaevq.data.index import find_images
+from vaevq.distributed import rank
 from vaevq.metrics import evaluation
 from vaevq.metrics.evaluation import Evaluation, evaluate
 from vaevq.metrics.fid import FeatureMoments
@@ -51,21 +50,16 @@ def measure(folder: Path, with_reference: bool) -> Evaluation:
         evaluation.load_feature_network = original
 
 
-def work(rank: int, world_size: int, port: int, folder: Path) -> None:
+def work(folder: Path) -> None:
     """What each of several processes does."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    try:
-        for name, with_reference in (("without", False), ("with", True)):
-            result = measure(folder, with_reference)
-            (folder / f"{name}-{rank}.json").write_text(json.dumps(result.to_json()))
-        moments = FeatureMoments(3)
-        if rank == 0:  # one process without a single vector is no trouble
-            moments.update(torch.arange(12.0).view(4, 3).sin())
-        moments.all_reduce()
-        torch.save((moments.count, moments.mean, moments.scatter), folder / f"moments-{rank}.pt")
-    finally:
-        dist.destroy_process_group()
+    for name, with_reference in (("without", False), ("with", True)):
+        result = measure(folder, with_reference)
+        (folder / f"{name}-{rank()}.json").write_text(json.dumps(result.to_json()))
+    moments = FeatureMoments(3)
+    if rank() == 0:  # one process without a single vector is no trouble
+        moments.update(torch.arange(12.0).view(4, 3).sin())
+    moments.all_reduce()
+    torch.save((moments.count, moments.mean, moments.scatter), folder / f"moments-{rank()}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = ramp * rng.uniform(0.5, 1, 3) + rng.normal(0, 4, (16, 20, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / side / f"{number:02}.png")
     (folder / "images" / "07.png").write_bytes(b"no image")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(2, port, folder), nprocs=2)
+    on_two_processes(work, folder)
     return folder
 
 
@@ -104,8 +95,8 @@ def test_two_processes_measure_what_one_measures(folder: Path, name: str) -> Non
 def test_a_process_without_images_changes_no_moments(folder: Path) -> None:
     alone = FeatureMoments(3)
     alone.update(torch.arange(12.0).view(4, 3).sin())
-    for rank in range(2):
-        count, mean, scatter = torch.load(folder / f"moments-{rank}.pt")
+    for number in range(2):
+        count, mean, scatter = torch.load(folder / f"moments-{number}.pt")
         assert count == 4
         torch.testing.assert_close(mean, alone.mean, rtol=1e-14, atol=0)
         torch.testing.assert_close(scatter, alone.scatter, rtol=1e-14, atol=1e-15)

@@ -109,7 +109,9 @@ def test_images_are_resized_and_cropped_as_asked(pictures: ImageIndex) -> None:
 
 def test_unreadable_images_are_passed_over_and_named(pictures: ImageIndex, tmp_path: Path) -> None:
     (tmp_path / "pictures" / "b" / "d.png").write_bytes(b"no image")
-    encoded = encode_images(tokenizer(), find_images(tmp_path / "pictures"), WHOLE, CPU)
+    done = list[int]()
+    encoded = encode_images(tokenizer(), find_images(tmp_path / "pictures"), WHOLE, CPU, done.append)
+    assert done[-1] == 5, "they count as done"
     assert "b/d.png" not in encoded.file.names
     assert len(encoded.file.names) == 4
     assert [line.partition(":")[0] for line in encoded.unreadable] == ["b/d.png"]

@@ -53,6 +53,8 @@ def test_an_explicit_field_wins_over_the_variant() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("images=30", "images: unknown option (did you mean train.images or eval.images?)"),
+        ("kl_weight=1", "kl_weight: unknown option (did you mean model.quantizer.kl_weight?)"),
         ("modle.x=1", "modle: unknown option (did you mean 'model'?)"),
         ("model.quantizer.code_dm=3", "model.quantizer.code_dm: unknown option (did you mean 'code_dim'?)"),
         ("train.learning_rat=1", "train.learning_rat: unknown option (did you mean 'learning_rate'?)"),
@@ -80,7 +82,7 @@ def test_several_mistakes_are_told_at_once() -> None:
 
 
 def test_a_quantizer_of_unknown_kind_is_told_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"model\.quantizer.*'vaevq', 'vq'"):
+    with pytest.raises(UserError, match=r"model\.quantizer.*'vaevq', 'vq', 'vq_ema', 'simvq'"):
         load_run_config("quickstart", ["model.quantizer.kind=vqq"])
 
 

@@ -364,7 +364,5 @@ def test_evaluation_without_a_readable_image_ends_in_one_line(damaged: ImageInde
 
 
 def test_an_evaluation_crop_larger_than_an_image_names_it_and_the_remedy(photos: ImageIndex) -> None:
-    with pytest.raises(
-        UserError, match=r"^class0/0\.png: 16×12 pixels, smaller than the 16×16 crop; set eval\.resize to 16"
-    ):
+    with pytest.raises(UserError, match=r"^class0/0\.png: 16×12 pixels, smaller than the 16×16 crop; set resize to 16"):
         evaluated(photos, crop=16)

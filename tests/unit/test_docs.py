@@ -17,6 +17,7 @@ import yaml
 
 from runs import vaevq
 from vaevq.cli import VERBS, main
+from vaevq.comparison import read_plan
 from vaevq.config import (
     VARIANTS,
     EvalConfig,
@@ -117,8 +118,14 @@ def test_a_command_line_parses_and_its_options_exist(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda block: block.where)
-def test_a_recipe_is_valid(block: Block) -> None:
-    validate(RunConfig, yaml.safe_load(block.text), block.where)
+def test_a_recipe_or_a_comparison_is_valid(block: Block, tmp_path: Path) -> None:
+    tree = yaml.safe_load(block.text)
+    if "rows" in tree:
+        path = tmp_path / "plan.yaml"
+        path.write_text(block.text)
+        read_plan(path)
+    else:
+        validate(RunConfig, tree, block.where)
 
 
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if "```python" in d.read_text()], ids=lambda path: path.name)

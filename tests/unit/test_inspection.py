@@ -57,6 +57,9 @@ def test_a_token_file(tmp_path: Path) -> None:
     assert (rows["kind"], rows["images"], rows["tokens"], rows["labels"]) == ("token file", 2, 6, False)
     assert (rows["usage"], rows["dead codewords"], rows["T/K"]) == (0.75, 1, 1.5)
     assert rows["usage ceiling"] == pytest.approx(1 - np.exp(-1.5))
+    assert rows["counts, deciles"] == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
+    assert rows["counts, log scale"] == "█▇▄·"
+    assert rows["note"].startswith("T/K is below 30")
     assert rows["model digest"] == "0123456789abcdef"
     assert rows["bits a pixel (log2 K)"] == pytest.approx(6 * 2 / (16 + 3))
     shares = np.array([3, 2, 1]) / 6
@@ -66,6 +69,60 @@ def test_a_token_file(tmp_path: Path) -> None:
     assert json.loads(json.dumps(rows)) == rows
 
 
+def test_the_codebook_usage_of_a_run_and_its_model_is_that_of_its_evaluation(finished: Path) -> None:
+    figures = json.loads((finished / "eval.json").read_text())
+    for folder in (finished, finished / "model"):
+        rows = dict(inspect_path(folder))
+        shown = {name: rows[name] for name in ("usage", "usage ceiling", "T/K", "perplexity", "dead codewords")}
+        assert shown == {
+            "usage": figures["figures"]["usage"],
+            "usage ceiling": figures["figures"]["usage_ceiling"],
+            "T/K": figures["figures"]["tokens_per_codeword"],
+            "perplexity": pytest.approx(figures["figures"]["perplexity"]),
+            "dead codewords": figures["histogram"].count(0),
+        }
+        assert rows["measured on"] == "2 held-out images"
+        assert len(rows["counts, log scale"]) == 16
+        assert (min(rows["counts, deciles"]), max(rows["counts, deciles"])) == (
+            min(figures["histogram"]),
+            max(figures["histogram"]),
+        )
+
+
+def test_without_its_evaluation_a_model_has_no_codebook_usage(finished: Path, tmp_path: Path) -> None:
+    model = tmp_path / "elsewhere"
+    shutil.copytree(finished / "model", model)
+    assert dict(inspect_path(model)).keys().isdisjoint({"usage", "perplexity", "codebook usage"})
+    shutil.copy(finished / "eval.json", model)
+    assert "usage" in dict(inspect_path(model)), "a published model may carry it"
+    evaluation = json.loads((model / "eval.json").read_text())
+    evaluation["protocol"]["model_digest"] = "0123456789abcdef"
+    (model / "eval.json").write_text(json.dumps(evaluation))
+    rows = dict(inspect_path(model))
+    assert rows["codebook usage"] == f"not shown: {model / 'eval.json'} is of other weights"
+    assert "usage" not in rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"figures": ', "not valid JSON"),
+        ("[1]", "not the result of vaevq eval"),
+        ('{"figures": {}, "protocol": {}, "histogram": [1, "2"], "images": 1}', "'histogram' holds no counts"),
+        ('{"figures": {}, "protocol": {}, "histogram": [], "images": 1}', "'histogram' holds no counts"),
+    ],
+)
+def test_a_damaged_evaluation_is_one_line(finished: Path, tmp_path: Path, text: str, message: str) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished / "model", model)
+    (model / "eval.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        inspect_path(model)
+    assert str(caught.value).startswith(f"{model / 'eval.json'}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_none_of_these_is_one_line(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
@@ -73,7 +130,7 @@ def test_what_is_none_of_these_is_one_line(finished: Path, tmp_path: Path) -> No
     torch.save([1, 2], tmp_path / "list.pt")
     messages = {
         "nothing": "no such file or folder",
-        "empty": "config.json: no such file",
+        "empty": "neither a saved tokenizer nor a run",
         "photo.png": "not a safetensors file, or cut short",
         "cut.pt": "truncated, damaged, or no checkpoint",
         "list.pt": "truncated, damaged, or no checkpoint",

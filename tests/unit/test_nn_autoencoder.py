@@ -23,6 +23,7 @@ def small(**options: object) -> AutoencoderConfig:
         {"decoder_width": 16, "blocks": 2},
         {"multipliers": (2,)},
         {"base_width": 24, "multipliers": (1, 5)},
+        {"patch_size": 3, "multipliers": (1, 2), "image_channels": 2},
     ],
 )
 def test_shapes_follow_the_configuration_and_every_parameter_learns(options: dict[str, object]) -> None:
@@ -125,13 +126,25 @@ def test_depth_to_space_starts_as_nearest_upsampling() -> None:
     assert half.std() > 0.1
 
 
-def test_untrained_decoder_shows_no_checkerboard() -> None:
+@pytest.mark.parametrize("shape", [{"multipliers": (1, 2)}, {"multipliers": (2,), "patch_size": 2}])
+def test_untrained_decoder_shows_no_checkerboard(shape: dict[str, object]) -> None:
     torch.manual_seed(0)
-    decoder = Decoder(small(base_width=16, multipliers=(1, 2)), 4)
+    decoder = Decoder(small(base_width=16, **shape), 4)
     whole = decoder(torch.randn(1, 4, 1, 1).expand(1, 4, 36, 36))
     inner = whole[..., 28:-28, 28:-28]  # out of reach of the zero padding at the border
     assert inner.shape[-1] == 16
     assert inner.std(dim=(-2, -1)).max() < 1e-5
+
+
+def test_patches_hold_every_pixel_where_it_was() -> None:
+    encoder, images = Encoder(small(patch_size=4, multipliers=(1,))), torch.randn(1, 3, 8, 12)
+    seen = []
+    encoder.conv_in.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    encoder(images)
+    (patches,) = seen
+    assert patches.shape == (1, 3 * 16, 2, 3)
+    assert torch.equal(patches[0, :, 1, 2].view(3, 4, 4), images[0, :, 4:8, 8:12])
+    assert torch.equal(F.pixel_shuffle(patches, 4), images)
 
 
 def test_networks_are_smooth_functions_in_float64() -> None:

@@ -143,6 +143,12 @@ def test_a_folder_without_one_of_its_files_is_refused(missing: str, tmp_path: Pa
         vaevq.Tokenizer.from_pretrained(tmp_path)
 
 
+def test_a_name_without_an_owner_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaevq.tokenizer.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(UserError, match=r"^quickstart: no such folder, and no hub name"):
+        vaevq.Tokenizer.from_pretrained("quickstart")
+
+
 def test_a_name_that_is_no_folder_and_no_hub_name_is_refused() -> None:
     with pytest.raises(UserError, match="/no/such/place: no such folder"):
         vaevq.Tokenizer.from_pretrained("/no/such/place")

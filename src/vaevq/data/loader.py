@@ -94,7 +94,8 @@ def evaluation_batches(
             array = resize_shorter(array, config.resize)
         if config.crop is None:
             return array
-        return centre_crop(array, config.crop, index[image].name, f"set eval.resize to {config.crop} or more")
+        # The option is eval.resize of a run, resize= of the verb eval and --resize of encode.
+        return centre_crop(array, config.crop, index[image].name, f"set resize to {config.crop} or more")
 
     return _delivered(_one_ahead(_same_sized(places, prepared, config.batch_size, index.location)), index)
 

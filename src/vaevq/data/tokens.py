@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from vaevq.errors import UserError
-from vaevq.files import require_absent, written_aside
+from vaevq.files import make_folder, require_absent, written_aside
 
 FORMAT = "vaevq-tokens"
 FORMAT_VERSION = "1"
@@ -143,10 +143,7 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     if len(metadata["names"]) > NAMES_LIMIT:
         raise UserError(f"{path}: the names of {len(content.names)} images are too long for one file: write several")
     metadata["checksum"] = _checksum(metadata, tensors)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be made a folder: {error.strerror or error}") from None
+    make_folder(path.parent)
     with written_aside(path) as aside:
         # Not save_file: what goes wrong on a full disk would not be an OSError.
         aside.write_bytes(save(tensors, metadata))
@@ -158,6 +155,8 @@ def read_token_file(path: Path) -> TokenFile:
     Raises:
         UserError: the file is absent, no token file, of another format version, damaged, or inconsistent.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder, not a token file")
     try:
         with safe_open(path, framework="np") as opened:
             metadata: dict[str, str] = opened.metadata() or {}

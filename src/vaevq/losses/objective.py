@@ -5,7 +5,7 @@ Each image term (pixel, perceptual, adversarial) is taken on both paths, weighte
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,12 @@ class Loss:
     Attributes:
         total: a scalar with gradient.
         terms: each term before its weight, detached scalars by name.
+        weighted: the tokenizer's terms times their weights, with gradient; `total` is their sum.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
+    weighted: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class TokenizerObjective:
@@ -62,15 +64,17 @@ class TokenizerObjective:
             last_layer: the decoder's last weight, for the adaptive weight.
         """
         config = self.config
-        terms = dict[str, Tensor]()
+        terms, weighted = dict[str, Tensor](), dict[str, Tensor]()
         total = images.new_zeros(())
         if config.pixel_weight:
             terms["pixel"] = self._over_paths(output, lambda x: self._pixel(images, x))
-            total = total + config.pixel_weight * terms["pixel"]
+            weighted["pixel"] = config.pixel_weight * terms["pixel"]
+            total = total + weighted["pixel"]
         if self.perceptual is not None:
             lpips, features = self.perceptual, self.perceptual.features(images)
             terms["perceptual"] = self._over_paths(output, lambda x: lpips.distance(features, lpips.features(x)).mean())
-            total = total + config.perceptual_weight * terms["perceptual"]
+            weighted["perceptual"] = config.perceptual_weight * terms["perceptual"]
+            total = total + weighted["perceptual"]
         if discriminator is not None:
             bare, frozen = discriminator, {name: p.detach() for name, p in discriminator.named_parameters()}
             terms["adversarial"] = self._over_paths(
@@ -80,11 +84,12 @@ class TokenizerObjective:
             if config.adversarial_adaptive:
                 assert last_layer is not None
                 weight = weight * adaptive_weight(total, terms["adversarial"], last_layer)
-            total = total + weight * terms["adversarial"]
+            weighted["adversarial"] = weight * terms["adversarial"]
+            total = total + weighted["adversarial"]
         for name, term in output.quantized.terms.items():
-            terms[name] = term
-            total = total + self.term_weights[name] * term
-        return Loss(total, {name: term.detach() for name, term in terms.items()})
+            terms[name], weighted[name] = term, self.term_weights[name] * term
+            total = total + weighted[name]
+        return Loss(total, {name: term.detach() for name, term in terms.items()}, weighted)
 
     def _over_paths(self, output: TokenizerOutput, term: Callable[[Tensor], Tensor]) -> Tensor:
         """An image term on both paths, by the weights of the paths."""

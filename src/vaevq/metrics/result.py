@@ -1,8 +1,10 @@
 """The result of an evaluation: figures with the protocol they were measured under, for people and for programs."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from vaevq.errors import UserError
@@ -62,11 +64,28 @@ class Evaluation:
         for name, kind in (kinds | optional).items():
             if not isinstance(tree.get(name, None if name in kinds else []), kind):
                 raise UserError(f"{source}: not the result of vaevq eval: '{name}' is missing or of another type")
+        if not tree["histogram"] or not all(isinstance(n, int) and 0 <= n < 2**53 for n in tree["histogram"]):
+            raise UserError(f"{source}: not the result of vaevq eval: 'histogram' holds no counts")
         return cls(**{name: tree[name] for name in kinds | optional if name in tree})
 
     def rows(self) -> list[FigureRow]:
         """The figures for a table, in the order in which they were measured."""
         return [_row(name, value) for name, value in self.figures.items()]
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """The evaluation in a JSON file.
+
+    Raises:
+        UserError: the file is absent, no JSON, or no evaluation.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; write it anew with vaevq eval") from None
+    return Evaluation.from_json(tree, str(path))
 
 
 _MEANINGS = {

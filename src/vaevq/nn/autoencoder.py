@@ -13,6 +13,14 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1)
 
 
+def _equal_children(conv: nn.Conv2d, children: int) -> nn.Conv2d:
+    """`conv` with equal filters for the pixels that one pixel becomes (Aitken et al. 2017)."""
+    with torch.no_grad():
+        for parameter in conv.parameters():  # pixel_shuffle reads the children of channel c from nc … nc + n − 1
+            parameter.copy_(parameter[::children].repeat_interleave(children, dim=0))
+    return conv
+
+
 class ResBlock(nn.Module):
     """Two times norm, SiLU, 3×3 convolution, added to the input: B×inputs×H×W -> B×outputs×H×W."""
 
@@ -48,16 +56,12 @@ class SelfAttention(nn.Module):
 class DepthToSpace(nn.Module):
     """A 3×3 convolution to four times the width, rearranged into twice the height and width.
 
-    At the start the filters of a pixel's four children are equal (Aitken et al. 2017), so an untrained
-    decoder shows no checkerboard.
+    At the start the filters of a pixel's children are equal, so an untrained decoder shows no checkerboard.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = _conv3x3(width, 4 * width)
-        with torch.no_grad():
-            for parameter in self.conv.parameters():  # pixel_shuffle reads the children of channel c from 4c … 4c+3
-                parameter.copy_(parameter[::4].repeat_interleave(4, dim=0))
+        self.conv = _equal_children(_conv3x3(width, 4 * width), 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv(x), 2)
@@ -105,7 +109,8 @@ class Encoder(_Network):
         super().__init__()
         width = config.base_width
         last = len(config.multipliers) - 1
-        self.conv_in = _conv3x3(config.image_channels, width)
+        self.patch_size = config.patch_size
+        self.conv_in = _conv3x3(config.image_channels * config.patch_size**2, width)
         layers: list[nn.Module] = []
         for level, multiplier in enumerate(config.multipliers):
             for _ in range(config.blocks):
@@ -120,7 +125,8 @@ class Encoder(_Network):
         self.out_channels = width
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.silu(self.norm_out(self._run_body(self.conv_in(images))))
+        patches = F.pixel_unshuffle(images, self.patch_size)
+        return F.silu(self.norm_out(self._run_body(self.conv_in(patches))))
 
 
 class Decoder(_Network):
@@ -144,7 +150,9 @@ class Decoder(_Network):
                 layers.append(upsample(width))
         self.body = nn.ModuleList(layers)
         self.norm_out = group_norm(width)
-        self.conv_out = _conv3x3(width, config.image_channels)
+        self.patch_size = config.patch_size
+        pixels = config.patch_size**2
+        self.conv_out = _equal_children(_conv3x3(width, config.image_channels * pixels), pixels)
 
     @property
     def last_layer(self) -> Tensor:
@@ -152,4 +160,5 @@ class Decoder(_Network):
         return self.conv_out.weight
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(self._run_body(self.conv_in(latent)))))  # type: ignore[no-any-return]
+        patches = self.conv_out(F.silu(self.norm_out(self._run_body(self.conv_in(latent)))))
+        return F.pixel_shuffle(patches, self.patch_size)

@@ -1,13 +1,17 @@
 """From a quantizer's configuration to the quantizer."""
 
 from vaevq.config import QuantizerConfig
+from vaevq.quantization.baselines.ema import EmaQuantizer
+from vaevq.quantization.baselines.simvq import SimVQ
+from vaevq.quantization.baselines.vq import VectorQuantizer
 from vaevq.quantization.quantizer import Quantizer
 from vaevq.quantization.vlq import VariationalLatentQuantizer
-from vaevq.quantization.vq import VectorQuantizer
 
-_LAYERS: dict[str, type[VariationalLatentQuantizer | VectorQuantizer]] = {
+_LAYERS: dict[str, type[VariationalLatentQuantizer | VectorQuantizer | EmaQuantizer | SimVQ]] = {
     "vaevq": VariationalLatentQuantizer,
     "vq": VectorQuantizer,
+    "vq_ema": EmaQuantizer,
+    "simvq": SimVQ,
 }
 
 

@@ -52,6 +52,11 @@ def lookup(tokens: Tensor, codewords: Tensor) -> Tensor:
     return F.embedding(tokens, codewords).permute(0, 3, 1, 2).contiguous()
 
 
+def initial_codewords(codebook_size: int, code_dim: int) -> Tensor:
+    """K×d, uniform in [-1/K, 1/K], as VQ-VAE and VQGAN start."""
+    return (torch.rand(codebook_size, code_dim) * 2 - 1) / codebook_size
+
+
 class Codebook(nn.Module):
     """K codewords of d dimensions.
 
@@ -66,7 +71,7 @@ class Codebook(nn.Module):
         if projection:
             initial = torch.randn(codebook_size, code_dim) * code_dim**-0.5
         else:
-            initial = (torch.rand(codebook_size, code_dim) * 2 - 1) / codebook_size  # as VQ-VAE and VQGAN
+            initial = initial_codewords(codebook_size, code_dim)
         self.embedding = nn.Parameter(initial)
         self.projection = nn.Linear(code_dim, code_dim, bias=False) if projection else None
 

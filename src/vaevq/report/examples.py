@@ -1,22 +1,57 @@
 """The example pictures of a report: held-out images, encoded deterministically and decoded again."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vaevq.config import EvalConfig
-from vaevq.data.images import to_uint8
+from vaevq.data.images import Pixels, to_uint8
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
 from vaevq.report.page import write_report
-from vaevq.report.pictures import write_pictures
+from vaevq.report.pictures import Tokens, write_pictures
 from vaevq.tokenizer import Tokenizer
 
 EXAMPLES = 8
 """How many images a report shows, evenly spaced over the held-out ones: chosen by place, not by success."""
 
 
+@dataclass(frozen=True)
+class Examples:
+    """A few images, what comes back of them, and their tokens.
+
+    Attributes:
+        names: of the images.
+        originals, reconstructions: uint8 H×W×C of each.
+        tokens: int64 h×w of each.
+    """
+
+    names: list[str]
+    originals: list[Pixels]
+    reconstructions: list[Pixels]
+    tokens: list[Tokens]
+
+
 @torch.inference_mode()
+def examples(tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig, count: int = EXAMPLES) -> Examples:
+    """Encodes and decodes `count` images, evenly spaced over the held-out ones and prepared as `config` says.
+
+    The tokenizer is in evaluation mode, on any device.
+    """
+    first = next(tokenizer.parameters())
+    made = Examples([], [], [], [])
+    few = config.model_copy(update={"images": count})
+    for batch in evaluation_batches(held_out, few, tokenizer.config.autoencoder.image_channels):
+        grids = tokenizer.encode(batch.images.to(first.device, first.dtype))
+        decoded = tokenizer.decode(grids, size=(batch.images.shape[-2], batch.images.shape[-1]))
+        made.names.extend(batch.names)
+        made.originals.extend(to_uint8(batch.images).permute(0, 2, 3, 1).cpu().numpy())
+        made.reconstructions.extend(to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy())
+        made.tokens.extend(grids.cpu().numpy())
+    return made
+
+
 def report_run(run_dir: Path, tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig) -> Path:
     """Writes a run's pictures and then its report.
 
@@ -28,16 +63,7 @@ def report_run(run_dir: Path, tokenizer: Tokenizer, held_out: ImageIndex, config
     Returns:
         The path of report.html.
     """
-    first = next(tokenizer.parameters())
-    originals, reconstructions, tokens = [], [], []
-    names: list[str] = []
-    few = config.model_copy(update={"images": EXAMPLES})
-    for batch in evaluation_batches(held_out, few, tokenizer.config.autoencoder.image_channels):
-        grids = tokenizer.encode(batch.images.to(first.device, first.dtype))
-        decoded = tokenizer.decode(grids, size=(batch.images.shape[-2], batch.images.shape[-1]))
-        originals += list(to_uint8(batch.images).permute(0, 2, 3, 1).cpu().numpy())
-        reconstructions += list(to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy())
-        tokens += list(grids.cpu().numpy())
-        names += batch.names
-    write_pictures(run_dir, originals, reconstructions, tokens, names, tokenizer.quantizer.codebook_size)
+    made = examples(tokenizer, held_out, config)
+    size = tokenizer.quantizer.codebook_size
+    write_pictures(run_dir, made.originals, made.reconstructions, made.tokens, made.names, size)
     return write_report(run_dir)

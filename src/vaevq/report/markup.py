@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from vaevq.config import leaves
+
 MOST_PIXELS = 512
 """The longer side of an embedded picture; a larger one is made smaller, its file stays as it is."""
 
@@ -59,28 +61,34 @@ def bullets(items: Iterable[Any]) -> str:
 
 
 def image(path: Path, alt: str, *, smooth: bool = True) -> str:
-    """A picture, embedded as PNG."""
+    """A picture file, embedded as PNG."""
     with Image.open(path) as opened:
-        size, data = opened.size, path.read_bytes()
-        if max(size) > MOST_PIXELS:
-            scale = MOST_PIXELS / max(size)
-            size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-            buffer = io.BytesIO()
-            filtering = Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST
-            opened.resize(size, filtering).save(buffer, format="PNG", optimize=True)
-            data = buffer.getvalue()
+        if max(opened.size) > MOST_PIXELS:
+            return embedded(opened, alt, smooth=smooth)
+        return _embedding(path.read_bytes(), opened.size, alt)
+
+
+def embedded(drawn: Image.Image, alt: str, *, smooth: bool = True) -> str:
+    """A picture, embedded as PNG."""
+    size = drawn.size
+    if max(size) > MOST_PIXELS:
+        scale = MOST_PIXELS / max(size)
+        size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        drawn = drawn.resize(size, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    drawn.save(buffer, format="PNG", optimize=True)
+    return _embedding(buffer.getvalue(), size, alt)
+
+
+def _embedding(data: bytes, size: tuple[int, int], alt: str) -> str:
     kind = ' class="small"' if max(size) < 160 else ""
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return f'<img{kind} src="{source}" alt="{escape(alt)}" width="{size[0]}" height="{size[1]}">'
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """The leaves of nested mappings by dotted name."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", written(value)
+def flat(tree: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    """The leaves of nested mappings by dotted name, as text for people."""
+    return ((name, written(value)) for name, value in leaves(tree))
 
 
 def written(value: Any) -> str:

@@ -169,13 +169,24 @@ def error_map(original: Pixels, reconstruction: Pixels) -> Image.Image:
     return Image.fromarray(np.rint(255 * colours[:, :, :3]).astype(np.uint8))
 
 
-def overview(rows: Sequence[Sequence[Image.Image]], names: Sequence[str]) -> Image.Image:
-    """Original, reconstruction and token map below each other, an image a column; after 8 it goes on below."""
+def overview(
+    rows: Sequence[Sequence[Image.Image]],
+    names: Sequence[str],
+    labels: Sequence[str] = ("original", "reconstruction", "tokens"),
+) -> Image.Image:
+    """The pictures of each image below each other, an image a column; after 8 it goes on below.
+
+    Args:
+        rows: the pictures of each image, one a label.
+        names: of the images.
+        labels: what the pictures are, from top to bottom; `tokens` are enlarged without smoothing.
+    """
     size = max(128, min(256, max(max(parts[0].size) for parts in rows)))
-    font, side = ImageFont.load_default(size=12), 96
+    font = ImageFont.load_default(size=12)
     columns, bands = min(_COLUMNS, len(rows)), -(-len(rows) // _COLUMNS)
+    side = max(96, *(round(font.getlength(label)) + 2 * _MARGIN for label in labels))
     cell = size + _MARGIN
-    band_height = _LABEL + 3 * cell + _MARGIN
+    band_height = _LABEL + len(labels) * cell + _MARGIN
     sheet = Image.new("RGB", (side + columns * cell + _MARGIN, bands * band_height + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (parts, name) in enumerate(zip(rows, names, strict=True)):
@@ -183,7 +194,7 @@ def overview(rows: Sequence[Sequence[Image.Image]], names: Sequence[str]) -> Ima
         while draw.textlength(name, font=font) > size:
             name = name[:-2].rstrip("…") + "…"
         draw.text((left, top), name, fill="#555555", font=font)
-        for row, (part, label) in enumerate(zip(parts, ("original", "reconstruction", "tokens"), strict=True)):
+        for row, (part, label) in enumerate(zip(parts, labels, strict=True)):
             y = top + _LABEL + row * cell
             if i % _COLUMNS == 0:
                 draw.text((_MARGIN, y + size // 2), label, fill="#222222", font=font, anchor="lm")

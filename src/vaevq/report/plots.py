@@ -1,4 +1,7 @@
-"""The report's plots: small SVGs to stand inside a page, whose colours are the page's own, by day and by night."""
+"""The report's plots: small SVGs to stand inside a page, whose colours are the page's own, by day and by night.
+
+`figure`, `svg` and `png` are what every plot is made with; the charts of one run follow.
+"""
 
 import hashlib
 import html
@@ -7,50 +10,53 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Colours are drawn as these and then replaced with the page's CSS variables.
-_INK, _MUTED, _GRID, _FIRST, _SECOND, _FADED = (f"#0{i}0{i}0{i}" for i in range(1, 7))
-_VARIABLES = {
-    _INK: "--ink",
-    _MUTED: "--muted",
-    _GRID: "--rule",
-    _FIRST: "--first",
-    _SECOND: "--second",
-    _FADED: "--faded",
-}
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "vaevq",  # the same ids every time
-    "text.parse_math": False,
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "font.size": 11,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.grid.axis": "y",
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "text.color": _MUTED,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "xtick.minor.visible": False,
-    "ytick.minor.size": 0,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-    "legend.fontsize": 10,
-    "legend.labelcolor": _MUTED,
-}
+from vaevq.files import written_aside
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What a plot is drawn in.
+
+    Attributes:
+        ink, muted, rule: titles, other text, and axes with their grid.
+        first, second, faded: of a plot's own line, what it stands beside, and what is of less weight.
+        series: of things of equal weight, in order; after the last one they start anew.
+    """
+
+    ink: str
+    muted: str
+    rule: str
+    first: str
+    second: str
+    faded: str
+    series: tuple[str, ...]
+
+
+_NAMES = ("ink", "muted", "rule", "first", "second", "faded", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+# Drawn as these, which `svg` replaces with the page's CSS variables.
+_VARIABLES = {f"#{i:02x}{i:02x}{i:02x}": f"--{name}" for i, name in enumerate(_NAMES, start=1)}
+
+
+def _colours(values: Sequence[str]) -> Colours:
+    ink, muted, rule, first, second, faded, *others = values
+    return Colours(ink, muted, rule, first, second, faded, (first, second, *others))
+
+
+PAGE = _colours(list(_VARIABLES))
+"""The page's own colours: for `svg`."""
+
+PRINT = _colours(
+    [
+        *("#1c1e21", "#5c636b", "#dcdfe3", "#1f6feb", "#b4540a", "#9aa1a9"),
+        *("#1a7f37", "#8250df", "#bf3989", "#0a7e8c", "#7a6a00", "#57606a"),
+    ]
+)
+"""The page's colours by day: for `png`."""
 
 MOST_POINTS = 400
 """A longer line is drawn as the means of so many stretches."""
@@ -73,8 +79,8 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
         description: for who cannot see the chart.
         by_ratio: values are compared by ratio: the scale is logarithmic where they span more than a decade.
     """
-    with _figure(3.5, 2.3) as figure:
-        axes = figure.subplots()
+    with figure(3.5, 2.3) as drawn_on:
+        axes = drawn_on.subplots()
         drawn = [_thinned(line) for line in lines]
         values = np.concatenate([line.values for line in drawn])
         finite = values[np.isfinite(values)]
@@ -82,7 +88,7 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
         if logarithmic:
             _set_log_scale(axes, float(finite.max() / finite.min()))
         for i, line in enumerate(drawn):
-            look: dict[str, Any] = {"color": _FIRST} if i == 0 else {"color": _SECOND, "dashes": (4, 2)}
+            look: dict[str, Any] = {"color": PAGE.first} if i == 0 else {"color": PAGE.second, "dashes": (4, 2)}
             if len(line.values) < 12:
                 look |= {"marker": "o" if i == 0 else "_", "markersize": 3.5 if i == 0 else 8}
             axes.plot(line.images_seen, line.values, label=line.label, **look)
@@ -91,13 +97,13 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
         axes.set_title(title)
         axes.set_ylabel(", ".join(part for part in (unit, "log scale" if logarithmic else "") if part))
         axes.set_xlabel("images seen")
-        axes.xaxis.set_major_formatter(_engineering)
-        axes.xaxis.set_major_locator(_locator(4))
+        axes.xaxis.set_major_formatter(engineering)
+        axes.xaxis.set_major_locator(locator(4))
         axes.set_xlim(left=0)
         if not logarithmic:
-            axes.yaxis.set_major_locator(_locator(5))
+            axes.yaxis.set_major_locator(locator(5))
             axes.ticklabel_format(axis="y", style="plain", useOffset=False)
-        return _svg(figure, f"{title}. {description}")
+        return svg(drawn_on, f"{title}. {description}")
 
 
 def histogram_chart(counts: Sequence[int], description: str) -> str:
@@ -107,48 +113,87 @@ def histogram_chart(counts: Sequence[int], description: str) -> str:
     # The corners of the staircase are enough: a codebook of 262,144 has few different counts.
     last = np.flatnonzero(np.diff(ordered[:used], append=-1))
     right, height = last + 1, ordered[last]
-    with _figure(5.2, 2.7) as figure:
-        axes = figure.subplots()
+    with figure(5.2, 2.7) as drawn_on:
+        axes = drawn_on.subplots()
         _set_log_scale(axes, float(ordered[0]))
         bottom = 0.7 * min(1.0, mean)
         axes.fill_between(
-            np.append(0, right), np.append(height[:1], height), bottom, step="pre", color=_FIRST, alpha=0.75, lw=0
+            np.append(0, right), np.append(height[:1], height), bottom, step="pre", color=PAGE.first, alpha=0.75, lw=0
         )
         if used < size:
-            axes.axvspan(used, size, color=_FADED, alpha=0.25, lw=0)
-        axes.axhline(mean, color=_SECOND, lw=1.5, dashes=(4, 2))
+            axes.axvspan(used, size, color=PAGE.faded, alpha=0.25, lw=0)
+        axes.axhline(mean, color=PAGE.second, lw=1.5, dashes=(4, 2))
         axes.annotate(
             f"uniform: T/K = {mean:,.1f}",
             (size, mean),
             xytext=(-2, 4),
             textcoords="offset points",
             ha="right",
-            color=_INK,
+            color=PAGE.ink,
         )
         axes.set_xlim(0, size)
         axes.set_ylim(bottom, 1.6 * max(float(ordered[0]), mean))
         axes.set_title("How often each codeword occurs")
         axes.set_xlabel(f"codewords by falling count: {used:,} used, {size - used:,} dead (shaded)")
         axes.set_ylabel("occurrences, log scale")
-        axes.xaxis.set_major_formatter(_engineering)
-        return _svg(figure, description)
+        axes.xaxis.set_major_formatter(engineering)
+        return svg(drawn_on, description)
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[Any]:
-    """A matplotlib figure, inches wide and high, in the report's style; draw and `_svg` inside."""
+def figure(width: float, height: float, colours: Colours = PAGE) -> Iterator[Any]:
+    """A matplotlib figure, inches wide and high, in the report's style; draw and call `svg` or `png` inside."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_style(colours)):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def _svg(figure: Any, description: str) -> str:
+def _style(colours: Colours) -> dict[Any, Any]:
+    return {
+        "svg.hashsalt": "vaevq",  # the same ids every time
+        "text.parse_math": False,
+        "svg.fonttype": "none",  # text stays text, in the page's font
+        "font.size": 11,
+        "axes.edgecolor": colours.rule,
+        "axes.labelcolor": colours.muted,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlecolor": colours.ink,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 12,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.grid.axis": "y",
+        "grid.color": colours.rule,
+        "grid.linewidth": 0.6,
+        "text.color": colours.muted,
+        "xtick.color": colours.rule,
+        "ytick.color": colours.rule,
+        "xtick.labelcolor": colours.muted,
+        "ytick.labelcolor": colours.muted,
+        "xtick.minor.visible": False,
+        "ytick.minor.size": 0,
+        "lines.linewidth": 1.8,
+        "lines.solid_capstyle": "round",
+        "legend.frameon": False,
+        "legend.fontsize": 10,
+        "legend.labelcolor": colours.muted,
+    }
+
+
+def png(drawn: Any, path: Path) -> None:
+    """Writes a figure that was drawn in `PRINT` as a picture file."""
+    with written_aside(path) as aside:
+        drawn.savefig(aside, format="png", dpi=150, metadata={"Software": None})
+
+
+def svg(drawn: Any, description: str) -> str:
     """The figure as an svg element without fixed size, with `description` as its accessible name."""
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    drawn.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     view = re.search(r'viewBox="[^"]*"', text)
     assert view is not None
@@ -171,10 +216,10 @@ def _set_log_scale(axes: Any, span: float) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if span < 1000 else (1.0,), numticks=8))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(_engineering)
+    axes.yaxis.set_major_formatter(engineering)
 
 
-def _engineering(value: float, _: Any = None) -> str:
+def engineering(value: float, _: Any = None) -> str:
     """12000 as 12k."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -182,7 +227,7 @@ def _engineering(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def _locator(most: int) -> Any:
+def locator(most: int) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(most)

@@ -14,7 +14,7 @@ from vaevq.report.plots import histogram_chart
 from vaevq.report.run_folder import RunFolder
 from vaevq.report.training_curves import held_out_charts, loss_charts, other_charts
 
-_KINDS = {"vaevq": "VAEVQ", "vq": "Plain VQ"}
+_KINDS = {"vaevq": "VAEVQ", "vq": "Plain VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ"}
 _NAMES_SHOWN = 200
 _HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
 _OF_CODEBOOK = (
@@ -33,7 +33,8 @@ def title(run: RunFolder) -> str:
 def head(run: RunFolder) -> str:
     """Title, what was trained, and the headline figures."""
     size = run.setting("model.quantizer.codebook_size")
-    factor = 2 ** (len(run.setting("model.autoencoder.multipliers", [1])) - 1)
+    factor = run.setting("model.autoencoder.patch_size", 1)
+    factor *= 2 ** (len(run.setting("model.autoencoder.multipliers", [1])) - 1)
     what = (
         f"Each {factor}×{factor} block of pixels becomes one token of a codebook with {size:,} codewords of "
         f"{run.setting('model.quantizer.code_dim')} dimensions. Trained on {run.images_seen:,} images seen "

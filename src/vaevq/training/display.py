@@ -160,10 +160,15 @@ def choose_display(pace: Pace, queries_label: str, quiet: bool) -> Display:
     if quiet:
         return Display(pace, queries_label)
     console = Console(stderr=True)
-    # isatty is asked beside rich: FORCE_COLOR makes rich take a file for a terminal.
-    if console.is_terminal and sys.stderr.isatty() and not (console.is_dumb_terminal or console.is_jupyter):
+    if can_redraw(console):
         return LiveDisplay(pace, queries_label, console)
     return PlainDisplay(pace, queries_label, sys.stderr)
+
+
+def can_redraw(console: Console) -> bool:
+    """Whether a console on standard error is a terminal on which lines can be drawn anew."""
+    # isatty is asked beside rich: FORCE_COLOR makes rich take a file for a terminal.
+    return console.is_terminal and sys.stderr.isatty() and not (console.is_dumb_terminal or console.is_jupyter)
 
 
 def queries_label(run_config: Mapping[str, Any]) -> str:

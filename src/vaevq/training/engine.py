@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -56,13 +57,28 @@ class Engine:
             dist.all_gather_object(mistakes, mistake)
         raise next(found for found in mistakes if found is not None)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What a user did wrong that one process finds in this block is raised on every process at its end.
+
+        No process leaves the block before all have reached its end. There is nothing collective inside it.
+        """
+        mistake = None
+        try:
+            yield
+        except UserError as error:
+            mistake = error
+        self.raise_together(mistake)
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """For several processes: gradients are averaged over them. Train it only through `forward` of the result."""
         if self.world_size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are all-reduced where they are updated, so they need no broadcast.
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of another name for broadcast_buffers in later versions
+            # Buffers are all-reduced where they are updated, so they need no broadcast.
+            return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
 
 def choose_device(name: str) -> torch.device:
@@ -75,7 +91,9 @@ def choose_device(name: str) -> torch.device:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' is not available here: {str(error).splitlines()[0]}") from None
+        # torch lists every kind of device it could be built for.
+        reason = str(error).splitlines()[0] if "Expected one of" not in str(error) else "no device is called that"
+        raise UserError(f"device '{name}' is not available here: {reason}; auto takes what there is") from None
     return device
 
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from vaevq.config import RunConfig, read_json
+from vaevq.config import RunConfig, leaves, read_json
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.data.unreadable import UnreadableLog
-from vaevq.distributed import all_reduce_mean, any_process, barrier
+from vaevq.distributed import all_reduce_mean, any_process
 from vaevq.errors import UserError
 from vaevq.files import remove_leftovers, write_text
 from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.evaluation import Evaluation, evaluate
-from vaevq.metrics.networks import load_feature_network, load_lpips
+from vaevq.metrics.networks import load_feature_network, load_lpips, lpips_network
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vaevq.training.engine import Engine, engine
@@ -35,8 +35,7 @@ from vaevq.training.tracking import Tracker
 FEW_IMAGES = 500
 """With fewer training images than this, a warning."""
 
-# What may differ between a run and its continuation: none of it changes a result.
-_MAY_CHANGE = {
+CHANGES_NO_RESULT = {
     "data": {"workers", "cache_mib", "max_unreadable_share"},
     "train": {
         "device",
@@ -48,6 +47,7 @@ _MAY_CHANGE = {
         "wandb",
     },
 }
+"""What may differ between a run and its continuation, by section."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,22 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
     """
     with engine(config.train.device, config.train.precision) as place:
         _check_batch(config, place)
-        images = run_images(config.data, config.seed)
-        # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
-        load_lpips(config.eval, torch.device("cpu"))
-        load_feature_network(config.eval, torch.device("cpu"))
+        with place.together():
+            images = run_images(config.data, config.seed)
+            # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
+            load_lpips(config.eval, torch.device("cpu"))
+            load_feature_network(config.eval, torch.device("cpu"))
+            if config.loss.perceptual_weight:
+                lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
         trainer = TokenizerTrainer(config, place)
-        _resume(trainer, run_dir)
-        if place.is_main:
-            _claim(run_dir, config, place, images)
-        barrier()
+        with place.together():
+            _resume(trainer, run_dir)
+        with place.together():
+            if place.is_main:
+                _claim(run_dir, config, place, images)
         with ExitStack() as stack:
-            tracker = stack.enter_context(_tracker(config, run_dir, trainer.images_seen, quiet, place))
+            with place.together():
+                tracker = stack.enter_context(_tracker(config, run_dir, trainer.images_seen, quiet, place))
             if len(images.train) < FEW_IMAGES:
                 tracker.message(
                     f"warning: {len(images.train)} training images are few: what is learned is theirs; "
@@ -195,14 +200,12 @@ class _Loop:
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
 
     def _save(self) -> None:
-        if self.place.is_main:
-            # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
-            self._tokenizer.save_pretrained(self.run_dir / "model")
-            folder = self.run_dir / "checkpoints"
-            save_checkpoint(
-                folder, self.trainer.images_seen, self.trainer.state_dict(), self.config.train.keep_checkpoints
-            )
-        barrier()
+        with self.place.together():
+            if self.place.is_main:
+                # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
+                self._tokenizer.save_pretrained(self.run_dir / "model")
+                folder, keep = self.run_dir / "checkpoints", self.config.train.keep_checkpoints
+                save_checkpoint(folder, self.trainer.images_seen, self.trainer.state_dict(), keep)
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -231,7 +234,7 @@ def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
         return
     config_file = run_dir / "config.json"
     if config_file.exists():
-        stands, given = _comparable(read_json(RunConfig, config_file)), _comparable(trainer.config)
+        stands, given = results_depend_on(read_json(RunConfig, config_file)), results_depend_on(trainer.config)
         changed = sorted(key for key in stands | given if stands.get(key) != given.get(key))
         if changed:
             key = changed[0]
@@ -247,17 +250,9 @@ def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
         raise UserError(f"{saved[-1]}: not a checkpoint of this run ({str(error).splitlines()[0]})") from None
 
 
-def _comparable(config: RunConfig) -> dict[str, Any]:
+def results_depend_on(config: RunConfig) -> dict[str, Any]:
     """A configuration as dotted keys, without what may change in a continuation."""
-
-    def flat(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in tree.items():
-            if isinstance(value, Mapping):
-                yield from flat(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(flat(config.model_dump(mode="json", exclude=_MAY_CHANGE), ""))
+    return dict(leaves(config.model_dump(mode="json", exclude=CHANGES_NO_RESULT)))
 
 
 def _claim(run_dir: Path, config: RunConfig, place: Engine, images: RunImages) -> None:

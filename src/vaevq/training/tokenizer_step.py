@@ -95,7 +95,11 @@ class TokenizerTrainer:
                     self.discriminator if adversarial else None,
                     self.tokenizer.decoder.last_layer,
                 )
-                torch.autograd.backward(loss.total / len(batches))
+                total = loss.total / len(batches)
+                if self.engine.world_size > 1:
+                    # The processes wait for a gradient of every parameter, even of one that no term reaches.
+                    total = total + 0.0 * sum(p.sum() for p in self.tokenizer.parameters())
+                torch.autograd.backward(total)
             outputs.append((images, output))
             self.tokens.update(output.quantized.tokens)
             for name, value in {"total": loss.total.detach(), **loss.terms}.items():

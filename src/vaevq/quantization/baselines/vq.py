@@ -7,31 +7,31 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from vaevq.config import PlainConfig
+from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
 
 
-class VectorQuantizer(Quantizer):
-    """Plain vector quantization of the posterior's mean.
+class PointQuantizer(Quantizer):
+    """What the quantizers without a posterior share: the mean is quantized, in training too, straight through.
 
-    Args:
-        code_dim: d.
-        codebook_size: K.
-        options: the further fields of `vaevq.config.PlainConfig`, by name.
+    The two loss terms are means over all elements; a term of weight 0 is not computed.
     """
 
-    def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
+    def __init__(
+        self, codebook: Codebook | AveragedCodebook, *, codebook_weight: float, commitment_weight: float
+    ) -> None:
         super().__init__()
-        self.config = PlainConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
-        self.code_dim = code_dim
-        self.codebook_size = codebook_size
-        self.codebook = Codebook(codebook_size, code_dim)
+        self.code_dim = codebook.code_dim
+        self.codebook_size = codebook.codebook_size
+        self.codebook = codebook
+        self._weights = {"codebook": codebook_weight, "commitment": commitment_weight}
 
     @property
     def term_weights(self) -> Mapping[str, float]:
-        """1 for the codebook's side and β for the encoder's, unless set otherwise."""
-        return {"codebook": self.config.codebook_weight, "commitment": self.config.commitment_weight}
+        """The weight of the codebook's side, and β of the encoder's."""
+        return self._weights
 
     def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
         """Quantizes the mean; `noise` has no meaning here."""
@@ -41,9 +41,9 @@ class VectorQuantizer(Quantizer):
         if not self.training:
             return Quantized(codeword, tokens)
         terms = dict[str, Tensor]()
-        if self.config.codebook_weight:
+        if self._weights["codebook"]:
             terms["codebook"] = mse_loss(codeword, latent.detach())
-        if self.config.commitment_weight:
+        if self._weights["commitment"]:
             terms["commitment"] = mse_loss(latent, codeword.detach())
         return Quantized(latent + (codeword - latent).detach(), tokens, terms=terms)
 
@@ -54,3 +54,21 @@ class VectorQuantizer(Quantizer):
     def lookup(self, tokens: Tensor) -> Tensor:
         """Codewords of tokens: int64 B×h×w to B×d×h×w."""
         return lookup(tokens, self.codebook())
+
+
+class VectorQuantizer(PointQuantizer):
+    """Plain vector quantization.
+
+    Args:
+        code_dim: d.
+        codebook_size: K.
+        options: the further fields of `vaevq.config.PlainConfig`, by name.
+    """
+
+    def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
+        config = PlainConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
+        super().__init__(
+            Codebook(codebook_size, code_dim),
+            codebook_weight=config.codebook_weight,
+            commitment_weight=config.commitment_weight,
+        )

@@ -1,0 +1,35 @@
+"""VQ-EMA (van den Oord et al. 2017, app. A.1; VQGAN-EMA): commitment alone is descended, the codebook is averaged."""
+
+from typing import Any
+
+from torch import Tensor
+
+from vaevq.config import EmaConfig
+from vaevq.quantization.averaged import AveragedCodebook
+from vaevq.quantization.baselines.vq import PointQuantizer
+from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.quantizer import Quantized
+
+
+class EmaQuantizer(PointQuantizer):
+    """Vector quantization with a codebook of moving averages. Every forward pass in training moves it.
+
+    Args:
+        code_dim: d.
+        codebook_size: K.
+        options: the further fields of `vaevq.config.EmaConfig`, by name.
+    """
+
+    codebook: AveragedCodebook
+
+    def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
+        config = EmaConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
+        codebook = AveragedCodebook(codebook_size, code_dim, decay=config.decay, revive_below=config.revive_below)
+        super().__init__(codebook, codebook_weight=0.0, commitment_weight=config.commitment_weight)
+
+    def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
+        """Quantizes the mean, and in training takes the batch into the averages."""
+        quantized = super().forward(posterior, noise)
+        if self.training:
+            self.codebook.update(posterior.mean, quantized.tokens)
+        return quantized
