@@ -43,13 +43,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+AVERAGED: dict[str, Any] = {
+    "model": {"quantizer": {"kind": "vq_ema", "revive_below": 0.5, "decay": 0.8}},
+    "loss": {"continuous_path": 0},
+    "train": {"batch_size": 8, "images": 8 * STEPS, "precision": "float64"},
+}
+
+
 def variant(photos: Path, name: str) -> RunConfig:
-    return small_run(photos, **merged(EVERY_TERM, VARIANTS[name]))
+    return small_run(photos, **(AVERAGED if name == "averaged" else merged(EVERY_TERM, VARIANTS[name])))
 
 
 def work(photos: Path, folder: Path) -> None:
     """What each of two processes does."""
-    for name in VARIANTS:
+    for name in (*VARIANTS, "averaged"):
         made, losses = trained(variant(photos, name), STEPS)
         torch.save((tensors(made.state_dict()), losses), folder / f"{name}-{rank()}.pt")
 
@@ -97,6 +104,13 @@ def test_two_processes_do_not_wait_for_what_no_term_reaches(pair: Path, photos: 
     assert largest_difference({key: state[key] for key in ends}, ends) < 1e-8
     start = trainer(alone.config).tokenizer.quantizer.state_dict()
     assert largest_difference(alone.tokenizer.quantizer.state_dict(), start) == 0
+
+
+def test_two_processes_average_and_revive_one_codebook(pair: Path, photos: Path) -> None:
+    alone, _ = trained(variant(photos, "averaged"), STEPS)
+    (first, _), (second, _) = (torch.load(pair / f"averaged-{number}.pt") for number in range(2))
+    assert largest_difference(first, second) == 0
+    assert largest_difference(first, tensors(alone.state_dict())) < 1e-8
 
 
 def torchrun(*program: object, cwd: Path) -> Outcome:

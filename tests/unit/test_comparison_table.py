@@ -10,6 +10,7 @@ import yaml
 from runs import small_tree
 from vaevq.comparison import read_plan
 from vaevq.comparison.cells import Cell, DataDigests, Task, configuration, digest, tasks
+from vaevq.comparison.charts import bands
 from vaevq.comparison.table import Comparison, make_comparison
 from vaevq.comparison.text import markdown, notes
 
@@ -146,6 +147,21 @@ def test_the_table_for_programs_holds_every_value(tmp_path: Path, made: list[Tas
     assert ours["figures"]["usage_training_queries"]["mean"] == pytest.approx(0.99)
     assert ours["figures"]["tokens_per_image"]["mean"] == 256
     assert ours["difference_to_reference"]["psnr"]["verdict"] == "better"
+
+
+def test_curves_are_over_the_seeds_that_all_rows_have(tmp_path: Path, made: list[Task]) -> None:
+    for task in made:
+        if task.row != "few" or task.seed == 2:
+            log = [{"images_seen": 8, "split": "held_out", "psnr": 20.0 + 10 * task.seed, "usage": 0.25}]
+            write(tmp_path, task, figures={"psnr": PSNR[task.row][task.seed], **codebook(task)}, curves=log)
+    table = compared(tmp_path, made)
+    assert {(band.label, *band.images_seen, *band.mean, *band.high) for band in bands(table, "psnr")} == {
+        (row, 8, 40.0, 40.0) for row in PSNR
+    }
+    assert {band.mean[0] for band in bands(table, "usage")} == {25.0}  # percent
+    for path in (tmp_path / "cells").glob("few-*"):
+        path.unlink()
+    assert {(*band.low, *band.mean, *band.high) for band in bands(compared(tmp_path, made), "psnr")} == {(20, 30, 40)}
 
 
 def test_seeds_are_begun_one_after_another(made: list[Task]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pages import Page
 from vaevq.config import AutoencoderConfig, EvalConfig, RunConfig, TokenizerConfig, VariationalConfig
 from vaevq.data.index import find_images
 from vaevq.errors import UserError
@@ -21,41 +21,6 @@ from vaevq.report.plots import Line, histogram_chart, line_chart
 from vaevq.tokenizer import Tokenizer
 
 HOSTILE = """"><script>alert('x')</script>&amp;.png"""
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """An HTML page taken apart; a tag that is closed in the wrong place is an error."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def picture_arrays(channels: int = 3, size: int = 32) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
@@ -110,15 +75,7 @@ def read(run_dir: Path) -> Page:
 
 
 def test_the_report_asks_nothing_of_the_network(finished: Path) -> None:
-    page = read(finished)
-    for tag, attributes in page.tags:
-        assert tag not in {"script", "link", "iframe", "object", "base"}
-        for name in ("src", "srcset", "href", "xlink:href", "data", "poster"):
-            address = attributes.get(name)
-            assert address is None or address.startswith(("data:image/png;base64,", "#"))
-    text = (finished / "report.html").read_text(encoding="utf-8")
-    assert "@import" not in text
-    assert not re.search(r"url\((?!#)", text)
+    read(finished).assert_self_contained()
 
 
 def test_the_report_shows_every_figure_with_its_protocol_and_notes(finished: Path) -> None:
@@ -158,7 +115,7 @@ def test_names_cannot_bring_markup_into_the_page(finished: Path) -> None:
     assert not any(re.search(r"[<>\"'&]", path.name) for path in (finished / "images").iterdir())
 
 
-def test_every_picture_and_chart_has_a_text_and_ids_are_unique(finished: Path) -> None:
+def test_every_picture_and_chart_has_a_text(finished: Path) -> None:
     page = read(finished)
     assert len(page.all("img")) == 2 * 4
     assert all(attributes["alt"] for attributes in page.all("img"))
@@ -167,10 +124,6 @@ def test_every_picture_and_chart_has_a_text_and_ids_are_unique(finished: Path) -
     for start in ("PSNR, held-out", "codebook usage, held-out", "perplexity, held-out", "total", "rcs (weight 1)"):
         assert any(label and label.startswith(start) for label in labels), start
     assert any(label and "usage, training queries" in label for label in labels)
-    ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
-    assert len(ids) == len(set(ids))
-    anchors = {f"#{name}" for name in ids}
-    assert all(attributes["href"] in anchors for attributes in page.all("a"))
 
 
 def test_charts_take_their_colours_from_the_page(finished: Path) -> None:

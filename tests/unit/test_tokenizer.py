@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vaevq
-from vaevq.config import AutoencoderConfig, PlainConfig, TokenizerConfig, VariationalConfig
+from vaevq.config import (
+    AnyQuantizerConfig,
+    AutoencoderConfig,
+    EmaConfig,
+    PlainConfig,
+    SimVQConfig,
+    TokenizerConfig,
+    VariationalConfig,
+)
 from vaevq.errors import UserError
 from vaevq.seeding import generator
 
@@ -18,10 +26,13 @@ QUANTIZERS = [
         code_dim=4, codebook_size=32, projection="none", dcr_weight=0.1, dcr_target="aggregate_posterior"
     ),
     PlainConfig(code_dim=4, codebook_size=32),
+    EmaConfig(code_dim=4, codebook_size=32, revive_below=0.1),
+    SimVQConfig(code_dim=4, codebook_size=32),
 ]
+NAMES = ["vaevq", "vaevq with moments", "vq", "vq_ema", "simvq"]
 
 
-def tokenizer(quantizer: VariationalConfig | PlainConfig, channels: int = 3) -> vaevq.Tokenizer:
+def tokenizer(quantizer: AnyQuantizerConfig, channels: int = 3) -> vaevq.Tokenizer:
     torch.manual_seed(0)
     networks = AutoencoderConfig(base_width=8, multipliers=(1, 1, 2), blocks=1, image_channels=channels)
     return vaevq.Tokenizer(TokenizerConfig(autoencoder=networks, quantizer=quantizer)).eval()
@@ -32,7 +43,12 @@ def images(height: int, width: int, channels: int = 3) -> torch.Tensor:
 
 
 @settings(max_examples=20, deadline=None)
-@given(height=st.integers(1, 40), width=st.integers(1, 40), kind=st.integers(0, 2), channels=st.integers(1, 4))
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    kind=st.integers(0, len(QUANTIZERS) - 1),
+    channels=st.integers(1, 4),
+)
 def test_decode_of_encode_is_the_reconstruction_at_any_size(height: int, width: int, kind: int, channels: int) -> None:
     model, x = tokenizer(QUANTIZERS[kind], channels), images(height, width, channels)
     with torch.no_grad():
@@ -44,10 +60,8 @@ def test_decode_of_encode_is_the_reconstruction_at_any_size(height: int, width: 
         assert torch.allclose(model.decode(tokens, size=(height, width)), reconstruction, atol=1e-5)
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=["vaevq", "vaevq with moments", "vq"])
-def test_saved_and_loaded_it_gives_the_same_tokens_and_pixels(
-    quantizer: VariationalConfig | PlainConfig, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=NAMES)
+def test_saved_and_loaded_it_gives_the_same_tokens_and_pixels(quantizer: AnyQuantizerConfig, tmp_path: Path) -> None:
     model, x = tokenizer(quantizer), images(21, 34)
     model.save_pretrained(tmp_path / "model")
     assert {"model.safetensors", "config.json"} <= {file.name for file in (tmp_path / "model").iterdir()}

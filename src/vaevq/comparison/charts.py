@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vaevq.comparison.table import Comparison, Entry
+from vaevq.comparison.table import Comparison, Entry, common_seeds
 from vaevq.report.labels import is_share
 from vaevq.report.plots import PAGE, PRINT, Colours, engineering, figure, locator, png, svg
 
@@ -35,8 +35,12 @@ class Points:
 
 
 def bands(comparison: Comparison, name: str) -> list[Band]:
-    """A held-out figure of each row over images seen, where all of the row's seeds have it."""
-    found = [_band(entry, name) for entry in comparison.entries]
+    """A held-out figure of each row over images seen, over the seeds that all rows have, or its own if there is none.
+
+    A seed may hold out images of its own: with other seeds a curve would lie higher for their sake alone.
+    """
+    common = common_seeds(comparison.entries)
+    found = [_band(entry, name, common or entry.seeds) for entry in comparison.entries]
     return [band for band in found if band.images_seen]
 
 
@@ -122,14 +126,14 @@ def _look(row: str, rows: Sequence[str], colours: Colours) -> dict[str, Any]:
     return {"color": colours.series[place % len(colours.series)], "marker": _MARKS[turn % len(_MARKS)]}
 
 
-def _band(entry: Entry, name: str) -> Band:
+def _band(entry: Entry, name: str, seeds: Sequence[int]) -> Band:
     scale = 100 if is_share(name) else 1
     values: dict[int, list[float]] = {}
-    for cell in entry.cells.values():
-        for row in cell.curves:
+    for seed in seeds:
+        for row in entry.cells[seed].curves if seed in entry.cells else ():
             if row["split"] == "held_out" and row.get(name) is not None:
                 values.setdefault(row["images_seen"], []).append(scale * row[name])
-    common = sorted(seen for seen, found in values.items() if len(found) == len(entry.cells))
+    common = sorted(seen for seen, found in values.items() if len(found) == len(seeds))
     return Band(
         entry.name,
         common,

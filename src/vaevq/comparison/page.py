@@ -157,8 +157,8 @@ def _curves(comparison: Comparison) -> str:
         return ""
     few = comparison.config.train.evaluate_images
     said = (
-        f"Lines are means over seeds, bands reach from the least to the greatest. On the way {few:,} held-out images "
-        "are measured at most; a point is a run at its end, on all of them."
+        "Lines are means over the seeds that all rows have, bands reach from the least to the greatest. On the way "
+        f"{few:,} held-out images are measured at most; a point is a run at its end, on all of them."
     )
     return paragraph(said) + f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in charts)}</div>'
 
