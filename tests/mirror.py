@@ -49,7 +49,7 @@ def mirror(codewords: Tensor, sigma: float | None = 0.1, gain: float = 1.0, **op
     elif sigma is None:
         quantizer = PlainConfig(**shape, **options)
     else:
-        quantizer = VariationalConfig(**shape, **{"projection": "none", **options})
+        quantizer = VariationalConfig(**shape, **{"codebook": "embedding", **options})
     autoencoder = AutoencoderConfig(base_width=8, multipliers=(1, 1), blocks=1)
     tokenizer = Tokenizer(TokenizerConfig(autoencoder=autoencoder, quantizer=quantizer))
     tokenizer.encoder = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(3, 3, 1, bias=False))

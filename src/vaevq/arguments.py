@@ -9,7 +9,18 @@ from vaevq.config import RunConfig, recipe_names
 from vaevq.errors import UserError, nearest_name
 
 FLAGS = frozenset(
-    {"--quiet", "--dry-run", "--json", "--force", "--table-only", "--keep-runs", "--any-code", "--help", "-h"}
+    {
+        "--quiet",
+        "--dry-run",
+        "--json",
+        "--force",
+        "--table-only",
+        "--keep-runs",
+        "--any-code",
+        "--diagnose",
+        "--help",
+        "-h",
+    }
 )
 """The options that take no value."""
 

@@ -240,6 +240,8 @@ def inspect(
     path: tyro.conf.Positional[Path],
     /,
     *,
+    diagnose: bool = False,
+    device: str = "auto",
     as_json: Json = False,
 ) -> None:
     """Say what a run folder, a model folder, a checkpoint or a token file holds.
@@ -247,12 +249,25 @@ def inspect(
     For example:
 
       vaevq inspect runs/quickstart
+      vaevq inspect runs/quickstart --diagnose
       vaevq inspect tokens.safetensors
 
     Args:
         path: a run folder, a model folder, a checkpoint (.pt) or a token file.
+        diagnose: measure instead why a run's quantizer does well or badly, on its own images; takes minutes.
+        device: of --diagnose: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of a table.
     """
+    if diagnose:
+        from vaevq.diagnostics import diagnose_run
+        from vaevq.training.engine import choose_device
+
+        diagnosis = diagnose_run(path, device=choose_device(device))
+        if as_json:
+            say(json.dumps(diagnosis.to_json(), indent=2))
+        else:
+            say_evaluation(diagnosis.rows(), [])
+        return
     from vaevq.inspection import inspect_path
 
     rows = inspect_path(path)

@@ -71,16 +71,20 @@ class VariationalConfig(CodebookShape):
     # VLQ, eq. 1-4
     quantize: Literal["sample", "mean"] = "sample"  # in training; at inference always the mean
     gradient: Literal["straight_through", "reparameterized"] = "straight_through"
+    # What the codewords are: moving averages of the means that they win (where RCS is least); an embedding that is
+    # descended; such an embedding through one learnable d×d layer, as SimVQ's.
+    codebook: Literal["averaged", "embedding", "projected"] = "averaged"
     codebook_gradient: bool = False  # whether the decoder's gradient reaches the codebook as well
-    projection: Literal["none", "linear"] = "linear"  # codewords through one learnable d×d layer, as SimVQ
-    initial_logvar: float = -5.0
+    average_decay: float = Field(default=0.99, gt=0, lt=1)  # of an averaged codebook
+    revive_below: float = Field(default=0.1, ge=0, lt=1)  # share of the mean use under which it replaces a codeword
+    initial_logvar: float = -4.0
     # RCS, eq. 5-7
-    rcs_weight: float = Field(default=1.0, ge=0)
+    rcs_weight: float = Field(default=0.2, ge=0)
     rcs_form: Literal["mahalanobis", "nll"] = "mahalanobis"
     rcs_detach_sigma: bool = True
     rcs_min_std: float = Field(default=0.1**0.5, ge=0)  # floor of σ inside RCS; 0: none
-    rcs_encoder_share: float = Field(default=0.25, ge=0)  # pull on the encoder, where the codebook's is 1
-    rcs_reduction: Reduction = "position"
+    rcs_encoder_share: float = Field(default=0.03, ge=0)  # pull on the encoder, where the codebook's is 1
+    rcs_reduction: Reduction = "element"
     # DCR, eq. 8-11
     dcr_weight: float = Field(default=0.0, ge=0)
     dcr_target: Literal["prior", "aggregate_posterior"] = "prior"
@@ -91,6 +95,9 @@ class VariationalConfig(CodebookShape):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.codebook == "averaged" and (self.codebook_gradient or self.dcr_weight):
+            option = "dcr_weight" if self.dcr_weight else "codebook_gradient"
+            raise ValueError(f"{option} needs codebook: embedding or projected: no gradient moves an averaged one")
         if self.rcs_form == "nll" and self.rcs_detach_sigma:
             raise ValueError("rcs_form: nll needs rcs_detach_sigma: false, or its log σ would do nothing")
         if self.dcr_target == "aggregate_posterior" and not self.dcr_square_root_term:
@@ -113,7 +120,7 @@ class EmaConfig(CodebookShape):
     kind: Literal["vq_ema"] = "vq_ema"
     initial_logvar: None = None
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖²; the codebook has no loss of its own
-    decay: float = Field(default=0.99, gt=0, lt=1)
+    average_decay: float = Field(default=0.99, gt=0, lt=1)
     revive_below: float = Field(default=0.0, ge=0, lt=1)  # share of the mean use under which a codeword is replaced
 
 
@@ -257,7 +264,7 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
                 "quantize": "sample",
                 "gradient": "straight_through",
                 "codebook_gradient": False,
-                "projection": "none",
+                "codebook": "embedding",
                 "initial_logvar": 0.0,
                 "rcs_weight": 1.0,
                 "rcs_form": "mahalanobis",
@@ -282,7 +289,7 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
                 "quantize": "mean",
                 "gradient": "reparameterized",
                 "codebook_gradient": True,
-                "projection": "linear",
+                "codebook": "projected",
                 "initial_logvar": 0.0,
                 "rcs_weight": 1.0,
                 "rcs_form": "mahalanobis",

@@ -31,7 +31,7 @@ from vaevq.distributed import rank
 
 STEPS = 10
 EVERY_TERM: dict[str, Any] = {
-    "model": {"quantizer": {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}},
+    "model": {"quantizer": {"codebook": "projected", "dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}},
     "loss": {**ADVERSARIAL, "adversarial_start": 32},  # joins in the fifth step
     "train": {"batch_size": 8, "images": 8 * STEPS, "precision": "float64"},
 }
@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 AVERAGED: dict[str, Any] = {
-    "model": {"quantizer": {"kind": "vq_ema", "revive_below": 0.5, "decay": 0.8}},
+    "model": {"quantizer": {"kind": "vq_ema", "revive_below": 0.5, "average_decay": 0.8}},
     "loss": {"continuous_path": 0},
     "train": {"batch_size": 8, "images": 8 * STEPS, "precision": "float64"},
 }

@@ -6,11 +6,17 @@ from vector_quantize_pytorch import SimVQ as TheirSimVQ
 from vector_quantize_pytorch import VectorQuantize
 
 from vaevq.quantization import EmaQuantizer, Posterior, SimVQ
+from vaevq.quantization.averaged import MOST_PENDING
 from vaevq.seeding import generator
 
 
 def randn(*shape: int, name: str = "x") -> torch.Tensor:
     return torch.randn(shape, generator=generator(name))
+
+
+def step(layer: EmaQuantizer, posterior: Posterior) -> None:
+    layer(posterior)
+    layer.finish_step()
 
 
 def test_simvq_equals_vector_quantize_pytorch_in_tokens_latent_loss_and_gradient() -> None:
@@ -38,7 +44,7 @@ def test_simvq_equals_vector_quantize_pytorch_in_tokens_latent_loss_and_gradient
 
 
 def ema_pair() -> tuple[EmaQuantizer, VectorQuantize]:
-    ours = EmaQuantizer(8, 32, decay=0.9, commitment_weight=0.25).train()
+    ours = EmaQuantizer(8, 32, average_decay=0.9, commitment_weight=0.25).train()
     theirs = VectorQuantize(
         dim=8, codebook_size=32, accept_image_fmap=True, decay=0.9, eps=1e-5, threshold_ema_dead_code=0
     ).train()
@@ -54,9 +60,10 @@ def ema_pair() -> tuple[EmaQuantizer, VectorQuantize]:
 
 def test_steps_of_ema_equal_vector_quantize_pytorch_in_counts_sums_and_codewords() -> None:
     ours, theirs = ema_pair()
-    for step in range(3):
-        latents = randn(2, 8, 5, 4, name=f"latents{step}")
+    for i in range(3):
+        latents = randn(2, 8, 5, 4, name=f"latents{i}")
         result = ours(Posterior(latents))
+        ours.finish_step()
         latent, tokens, _ = theirs(latents)
         assert torch.equal(result.tokens, tokens)
         assert torch.allclose(result.latent, latent, atol=1e-5)
@@ -74,34 +81,53 @@ def test_ema_has_no_codebook_loss_and_evaluation_moves_nothing() -> None:
 
 
 def test_reviving_starts_the_codebook_from_latents_and_later_replaces_what_wins_too_little() -> None:
-    layer = EmaQuantizer(4, 16, decay=0.5, revive_below=0.1).train()
+    layer = EmaQuantizer(4, 16, average_decay=0.5, revive_below=0.1).train()
     latents = randn(4, 4, 4, 4, name="first") + 10.0
-    layer(Posterior(latents))
+    step(layer, Posterior(latents))
     rows = latents.permute(0, 2, 3, 1).reshape(-1, 4)
     assert float((layer.codebook()[:, None] - rows).norm(dim=2).min(dim=1).values.max()) < 1e-4
 
     layer.codebook.embedding[3] = -100.0  # nothing chooses it any more
     layer.codebook.sums[3] = -100.0 * layer.codebook.counts[3]
-    for step in range(8):
-        layer(Posterior(randn(4, 4, 4, 4, name=f"later{step}") + 10.0))
+    for i in range(8):
+        step(layer, Posterior(randn(4, 4, 4, 4, name=f"later{i}") + 10.0))
     assert float(layer.codebook()[3].min()) > 0
 
 
 def test_without_reviving_a_codeword_that_nothing_chooses_stays() -> None:
-    layer = EmaQuantizer(4, 16, decay=0.5).train()
+    layer = EmaQuantizer(4, 16, average_decay=0.5).train()
     layer.codebook.embedding[3] = -100.0
     layer.codebook.sums[3] = -100.0 * layer.codebook.counts[3]
-    for step in range(8):
-        layer(Posterior(randn(4, 4, 4, 4, name=f"later{step}")))
+    for i in range(8):
+        step(layer, Posterior(randn(4, 4, 4, 4, name=f"later{i}")))
     assert float(layer.codebook()[3].max()) < -90
 
 
 def test_reviving_is_a_function_of_the_number_of_updates() -> None:
     one, other = EmaQuantizer(4, 16, revive_below=0.1).train(), EmaQuantizer(4, 16, revive_below=0.1).train()
     other.load_state_dict(one.state_dict())
-    for step in range(3):
-        torch.manual_seed(step)  # no global randomness takes part
-        one(Posterior(randn(2, 4, 4, 4, name=f"s{step}")))
-        torch.manual_seed(99 - step)
-        other(Posterior(randn(2, 4, 4, 4, name=f"s{step}")))
+    for i in range(3):
+        torch.manual_seed(i)  # no global randomness takes part
+        step(one, Posterior(randn(2, 4, 4, 4, name=f"s{i}")))
+        torch.manual_seed(99 - i)
+        step(other, Posterior(randn(2, 4, 4, 4, name=f"s{i}")))
     assert torch.equal(one.codebook(), other.codebook())
+
+
+def test_micro_batches_of_a_step_are_one_batch() -> None:
+    whole, parts = EmaQuantizer(4, 16, revive_below=0.5).train(), EmaQuantizer(4, 16, revive_below=0.5).train()
+    parts.load_state_dict(whole.state_dict())
+    for i in range(3):
+        latents = randn(4, 4, 4, 4, name=f"micro{i}")
+        step(whole, Posterior(latents))
+        parts(Posterior(latents[:2]))
+        step(parts, Posterior(latents[2:]))
+    assert torch.allclose(whole.codebook(), parts.codebook(), atol=1e-5)
+
+
+def test_a_codebook_that_no_step_moves_says_so() -> None:
+    layer, posterior = EmaQuantizer(2, 4).train(), Posterior(randn(1, 2, 1, 1))
+    for _ in range(MOST_PENDING):
+        layer(posterior)
+    with pytest.raises(RuntimeError, match=r"call it after each optimizer step"):
+        layer(posterior)

@@ -61,7 +61,7 @@ def test_plain_vq_equals_vector_quantize_pytorch_value_by_value() -> None:
 
 
 def test_projected_codebook_equals_simvq_with_the_same_weights() -> None:
-    ours = VariationalLatentQuantizer(8, 32, projection="linear").eval()
+    ours = VariationalLatentQuantizer(8, 32, codebook="projected").eval()
     theirs = SimVQ(dim=8, codebook_size=32, channel_first=True).eval()
     theirs.frozen_codebook.copy_(ours.codebook.embedding.data)
     assert ours.codebook.projection is not None
@@ -76,12 +76,13 @@ def test_projected_codebook_equals_simvq_with_the_same_weights() -> None:
 def quantizers() -> list[Quantizer]:
     return [
         VariationalLatentQuantizer(4, 16),
-        VariationalLatentQuantizer(4, 16, projection="none", gradient="reparameterized", codebook_gradient=True),
+        VariationalLatentQuantizer(4, 16, codebook="projected"),
+        VariationalLatentQuantizer(4, 16, codebook="embedding", gradient="reparameterized", codebook_gradient=True),
         VectorQuantizer(4, 16),
     ]
 
 
-@pytest.mark.parametrize("quantizer", quantizers(), ids=["vaevq", "vaevq released gradient", "vq"])
+@pytest.mark.parametrize("quantizer", quantizers(), ids=["vaevq", "vaevq projected", "vaevq released gradient", "vq"])
 def test_lookup_of_encode_is_what_evaluation_mode_decodes(quantizer: Quantizer) -> None:
     quantizer.eval()
     posterior = Posterior(randn(2, 4, 3, 5, name="mean"), randn(2, 4, 3, 5, name="logvar"))
@@ -94,7 +95,9 @@ def test_lookup_of_encode_is_what_evaluation_mode_decodes(quantizer: Quantizer) 
 
 def vlq_gradients(**options: object) -> dict[str, torch.Tensor | None]:
     """Gradients of the decoder's side alone: of a linear function of the quantized latent."""
-    layer = VariationalLatentQuantizer(4, 16, rcs_weight=0, kl_weight=0, projection="none", **options).train().double()
+    layer = (
+        VariationalLatentQuantizer(4, 16, rcs_weight=0, kl_weight=0, codebook="embedding", **options).train().double()
+    )
     torch.nn.init.normal_(layer.codebook.embedding, generator=generator("e"))
     mean = randn(2, 4, 3, 3, name="mean", dtype=torch.float64).requires_grad_()
     logvar = (randn(2, 4, 3, 3, name="logvar", dtype=torch.float64) - 2).requires_grad_()
@@ -126,7 +129,7 @@ def test_the_released_gradient_reaches_mean_sigma_and_codebook() -> None:
 
 
 def test_training_quantizes_the_sample_and_evaluation_the_mean() -> None:
-    layer = VariationalLatentQuantizer(4, 64)
+    layer = VariationalLatentQuantizer(4, 64, codebook="embedding")
     mean, logvar, noise = randn(1, 4, 6, 6, name="m"), torch.full((1, 4, 6, 6), 1.0), randn(1, 4, 6, 6, name="n")
     posterior = Posterior(mean, logvar)
     codewords = layer.codebook().detach()
@@ -138,9 +141,32 @@ def test_training_quantizes_the_sample_and_evaluation_the_mean() -> None:
     )
 
 
+def test_an_averaged_codebook_goes_to_the_minimum_of_rcs() -> None:
+    layer = VariationalLatentQuantizer(4, 8, average_decay=0.5, revive_below=0.0, rcs_encoder_share=0.0).train()
+    posterior = Posterior(randn(4, 4, 8, 8, name="mean"), torch.full((4, 4, 8, 8), -9.0))
+    noise = torch.zeros(4, 4, 8, 8)
+    layer.codebook.embedding.copy_(randn(8, 4, name="start"))
+    layer.codebook.sums.copy_(layer.codebook.embedding)
+    losses = []
+    for _ in range(60):
+        losses.append(layer(posterior, noise).terms["rcs"].item())
+        layer.finish_step()
+    assert losses[-1] < 0.7 * losses[0]
+    tokens = layer(posterior, noise).tokens.flatten()
+    rows = posterior.mean.permute(0, 2, 3, 1).reshape(-1, 4)
+    for k in tokens.unique():
+        assert torch.allclose(layer.codebook()[k], rows[tokens == k].mean(dim=0), atol=1e-2)
+
+
+def test_no_gradient_moves_an_averaged_codebook_so_terms_that_need_one_are_refused() -> None:
+    for options in ({"dcr_weight": 0.1}, {"codebook_gradient": True}):
+        with pytest.raises(ValueError, match=r"needs codebook: embedding or projected"):
+            VariationalLatentQuantizer(4, 8, **options)
+
+
 @pytest.mark.parametrize("term", ["rcs", "dcr", "kl"])
 def test_a_weight_of_zero_removes_exactly_its_term(term: str) -> None:
-    weights = {"rcs_weight": 1.0, "dcr_weight": 0.1, "kl_weight": 1e-3}
+    weights = {"codebook": "projected", "rcs_weight": 1.0, "dcr_weight": 0.1, "kl_weight": 1e-3}
     assert set(VariationalLatentQuantizer(4, 16, **weights)(posterior_of_ones()).terms) == {"rcs", "dcr", "kl"}
     without = VariationalLatentQuantizer(4, 16, **{**weights, f"{term}_weight": 0.0})
     assert set(without(posterior_of_ones()).terms) == {"rcs", "dcr", "kl"} - {term}

@@ -47,7 +47,7 @@ def test_an_explicit_field_wins_over_the_variant() -> None:
     config = RunConfig.model_validate({"variant": "paper", "model": {"quantizer": {"rcs_weight": 0.5}}})
     quantizer = config.model.quantizer
     assert isinstance(quantizer, VariationalConfig)
-    assert (quantizer.rcs_weight, quantizer.projection) == (0.5, "none")
+    assert (quantizer.rcs_weight, quantizer.codebook) == (0.5, "embedding")
 
 
 @pytest.mark.parametrize(

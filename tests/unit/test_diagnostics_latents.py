@@ -80,7 +80,7 @@ def test_a_point_quantizer_gives_what_it_has() -> None:
 
 def test_codewords_are_taken_after_the_projection() -> None:
     embedding = some_latents(6, 3)
-    tokenizer = mirror(embedding, projection="linear")
+    tokenizer = mirror(embedding, codebook="projected")
     with torch.no_grad():
         tokenizer.quantizer.codebook.projection.weight.copy_(2 * torch.eye(3))
     assert torch.allclose(all_codewords(tokenizer.quantizer), 2 * embedding)

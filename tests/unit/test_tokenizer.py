@@ -23,7 +23,7 @@ from vaevq.seeding import generator
 QUANTIZERS = [
     VariationalConfig(code_dim=4, codebook_size=32),
     VariationalConfig(
-        code_dim=4, codebook_size=32, projection="none", dcr_weight=0.1, dcr_target="aggregate_posterior"
+        code_dim=4, codebook_size=32, codebook="embedding", dcr_weight=0.1, dcr_target="aggregate_posterior"
     ),
     PlainConfig(code_dim=4, codebook_size=32),
     EmaConfig(code_dim=4, codebook_size=32, revive_below=0.1),

@@ -24,7 +24,7 @@ from runs import (
 
 STEPS = 40
 RUN: dict[str, Any] = {
-    "model": {"quantizer": {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}},
+    "model": {"quantizer": {"codebook": "projected", "dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}},
     "loss": ADVERSARIAL,
     "train": {"images": 4 * STEPS, "log_every": 4, "evaluate_every": 40, "checkpoint_every": 12, "warmup_images": 16},
 }

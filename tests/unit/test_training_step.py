@@ -72,7 +72,7 @@ def test_the_average_of_the_weights_follows_its_equation(photos: Path) -> None:
 
 
 def test_without_decay_the_average_is_the_weights_and_buffers_are_copied(photos: Path) -> None:
-    quantizer = {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
+    quantizer = {"codebook": "projected", "dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
     made, _ = trained(small_run(photos, model={"quantizer": quantizer}, train={"ema_decay": 0.0}), 3)
     assert largest_difference(made.average.module.state_dict(), made.tokenizer.state_dict()) == 0
     assert int(made.average.module.state_dict()["quantizer.moments.updates"]) == 3
@@ -138,7 +138,7 @@ def test_the_discriminator_joins_at_its_start(photos: Path) -> None:
 
 
 def test_everything_of_a_run_in_double_precision_is_in_double_precision(photos: Path) -> None:
-    quantizer = {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
+    quantizer = {"codebook": "projected", "dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
     config = small_run(
         photos, model={"quantizer": quantizer}, loss=ADVERSARIAL, train={"precision": "float64", "images": 12}
     )
@@ -161,7 +161,7 @@ def test_bfloat16_computes_in_bfloat16_keeps_float32_weights_and_learns_what_flo
 
 
 def test_every_term_is_finite_in_bfloat16(photos: Path) -> None:
-    quantizer = {"dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
+    quantizer = {"codebook": "projected", "dcr_weight": 0.1, "dcr_target": "aggregate_posterior"}
     loss, train = {**ADVERSARIAL, "adversarial_start": 0}, {"precision": "bfloat16", "accumulation": 2}
     _, losses = trained(small_run(photos, model={"quantizer": quantizer}, loss=loss, train=train), 5)
     terms = {"total", "pixel", "adversarial", "rcs", "dcr", "kl", "discriminator", "lecam"}

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from vaevq.metrics.result import FigureRow
 from vaevq.nn.discriminator import PatchDiscriminator
 from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer
+from vaevq.training.checkpoint import checkpoints, load_checkpoint
 
 PROBED = 128
 """At most so many images a side are decoded over and over for the claims; latents are of all held-out images."""
@@ -150,13 +151,12 @@ def diagnose(
     )
 
 
-def diagnose_run(run: Path, saved: Sequence[Mapping[str, Any]], *, device: torch.device | str) -> Diagnosis:
+def diagnose_run(run: Path, *, device: torch.device | str) -> Diagnosis:
     """The diagnosis of a run's averaged weights on its own images.
 
     Args:
-        run: the folder of a run that has written a model.
-        saved: the states of its checkpoints, oldest first: the last has the discriminator, the one before is what
-            stability is measured against. Either may be missing.
+        run: the folder of a run that has written a model. Its last checkpoint has the discriminator, the one before
+            is what stability is measured against; either may be missing.
         device: where the networks run.
 
     Raises:
@@ -167,6 +167,7 @@ def diagnose_run(run: Path, saved: Sequence[Mapping[str, Any]], *, device: torch
     config = read_json(RunConfig, run / "config.json")
     tokenizer = Tokenizer.from_pretrained(run)
     images = run_images(config.data, config.seed)
+    saved = [load_checkpoint(path, torch.device("cpu")) for path in checkpoints(run / "checkpoints")[-2:]]
     earlier, discriminator = None, None
     if len(saved) > 1:
         earlier = Tokenizer(config.model)

@@ -98,7 +98,7 @@ def kl_per_dimension(mean: Tensor, logvar: Tensor) -> Tensor:
 
 def all_codewords(quantizer: Quantizer) -> Tensor:
     """The codewords as they are looked up, K×d, of any quantizer."""
-    device = next(quantizer.parameters()).device
+    device = next(iter(quantizer.state_dict().values())).device  # an averaged codebook has no parameters
     tokens = torch.arange(quantizer.codebook_size, device=device).view(1, 1, -1)
     return quantizer.lookup(tokens).detach()[0, :, 0].T.contiguous()
 

@@ -13,6 +13,9 @@ from vaevq.seeding import generator
 SMOOTHING = 1e-5
 """ε of the Laplace smoothing of N, which keeps the division finite for codewords that nothing chooses."""
 
+MOST_PENDING = 1024
+"""Micro-batches of one step; with more, nobody finishes steps."""
+
 
 class AveragedCodebook(nn.Module):
     """K codewords of d dimensions, each the moving average of the latents that it wins; no gradient moves them.
@@ -20,7 +23,7 @@ class AveragedCodebook(nn.Module):
     Args:
         codebook_size: K.
         code_dim: d.
-        decay: γ.
+        average_decay: γ.
         revive_below: codewords that win less than this share of the mean are replaced by latents of the batch
             (Dhariwal et al. 2020), and the whole codebook starts from latents of the first batch; 0: neither.
     """
@@ -30,42 +33,56 @@ class AveragedCodebook(nn.Module):
     sums: Tensor
     updates: Tensor
 
-    def __init__(self, codebook_size: int, code_dim: int, *, decay: float, revive_below: float = 0.0) -> None:
+    def __init__(self, codebook_size: int, code_dim: int, *, average_decay: float, revive_below: float = 0.0) -> None:
         super().__init__()
         self.codebook_size = codebook_size
         self.code_dim = code_dim
-        self.decay = decay
+        self.average_decay = average_decay
         self.revive_below = revive_below
         # Buffers, which the average of the weights copies: a mean of a codeword's old place and its new is neither.
         self.register_buffer("embedding", initial_codewords(codebook_size, code_dim))
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", self.embedding.clone())
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self._pending: list[tuple[Tensor, Tensor]] = []  # of the micro-batches of a step
 
     def forward(self) -> Tensor:
         """e_k, K×d."""
-        return self.embedding.clone()  # an update must not change what a backward pass still needs
+        return self.embedding
 
-    @torch.no_grad()
-    def update(self, latents: Tensor, tokens: Tensor) -> None:
-        """Takes a batch into the averages, over all processes.
+    def observe(self, latents: Tensor, tokens: Tensor) -> None:
+        """Notes what a micro-batch won; `finish_step` moves the codewords.
 
         Args:
-            latents: B×d×h×w, with the same B, h and w on every process.
+            latents: B×d×h×w, with the same B, h and w in every micro-batch and on every process.
             tokens: int64 B×h×w, what each of them chose.
+
+        Raises:
+            RuntimeError: `finish_step` is never called.
         """
         rows = latents.detach().permute(0, 2, 3, 1).reshape(-1, self.code_dim).to(self.sums.dtype)
-        flat = tokens.flatten()
-        won = torch.bincount(flat, minlength=self.codebook_size).to(self.counts.dtype)
-        totals = torch.zeros_like(self.sums).index_add_(0, flat, rows)
-        self.counts.lerp_(distributed.all_reduce_sum(won), 1 - self.decay)
-        self.sums.lerp_(distributed.all_reduce_sum(totals), 1 - self.decay)
+        self._pending.append((rows, tokens.flatten()))
+        if len(self._pending) > MOST_PENDING:
+            raise RuntimeError("an averaged codebook moves in finish_step(): call it after each optimizer step")
+
+    @torch.no_grad()
+    def finish_step(self) -> None:
+        """Takes all that was noted since the last step into the averages, over all processes, as one batch."""
+        if not self._pending:
+            return
+        won, totals = torch.zeros_like(self.counts), torch.zeros_like(self.sums)
+        for rows, tokens in self._pending:
+            won += torch.bincount(tokens, minlength=self.codebook_size).to(won.dtype)
+            totals.index_add_(0, tokens, rows)
+        self.counts.lerp_(distributed.all_reduce_sum(won), 1 - self.average_decay)
+        self.sums.lerp_(distributed.all_reduce_sum(totals), 1 - self.average_decay)
         if self.revive_below:
-            self._revive(rows)
+            self._revive(torch.stack([rows for rows, _ in self._pending]))
         total = self.counts.sum()
         smoothed = (self.counts + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
         self.embedding.copy_(self.sums / smoothed[:, None])
         self.updates += 1
+        self._pending.clear()
 
     def _revive(self, rows: Tensor) -> None:
         """Gives codewords that win too little the place of latents of the batch, as if they won the mean number."""
@@ -76,10 +93,15 @@ class AveragedCodebook(nn.Module):
         self.counts[dead] = mean
 
     def _chosen(self, rows: Tensor) -> Tensor:
-        """K latents of the whole batch, the same on every process, as a function of the number of updates."""
-        share, rank = len(rows), distributed.rank()
-        places = torch.randint(
-            share * distributed.world_size(), (self.codebook_size,), generator=generator("revive", int(self.updates))
-        ).to(rows.device)
-        mine = (places // share == rank).to(rows.dtype)
-        return distributed.all_reduce_sum(rows[places % share] * mine[:, None])
+        """K latents of the whole batch as a function of the number of updates, however it is shared out.
+
+        Args:
+            rows: this process's, micro-batches × positions × d.
+        """
+        parts, share = rows.shape[:2]
+        count, places = distributed.world_size(), parts * share * distributed.world_size()
+        random = generator("revive", int(self.updates))
+        place = torch.randint(places, (self.codebook_size,), generator=random).to(rows.device)
+        part, within = place // (share * count), place % (share * count)
+        mine = (within // share == distributed.rank()).to(rows.dtype)
+        return distributed.all_reduce_sum(rows[part, within % share] * mine[:, None])

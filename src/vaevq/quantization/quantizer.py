@@ -46,6 +46,9 @@ class Quantizer(nn.Module):
     def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
         """Quantizes. `noise` is the posterior's ε, B×d×h×w; None draws it."""
 
+    def finish_step(self) -> None:
+        """To be called after each optimizer step: moves what no gradient moves. Every process calls it."""
+
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""

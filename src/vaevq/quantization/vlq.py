@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vaevq.config import VariationalConfig
+from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
 from vaevq.quantization.dcr import RunningMoments, distribution_consistency
 from vaevq.quantization.posterior import Posterior
@@ -33,7 +34,12 @@ class VariationalLatentQuantizer(Quantizer):
         self.config = VariationalConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
         self.code_dim = code_dim
         self.codebook_size = codebook_size
-        self.codebook = Codebook(codebook_size, code_dim, projection=self.config.projection == "linear")
+        self.codebook: Codebook | AveragedCodebook
+        if self.config.codebook == "averaged":
+            averages = {"average_decay": self.config.average_decay, "revive_below": self.config.revive_below}
+            self.codebook = AveragedCodebook(codebook_size, code_dim, **averages)
+        else:
+            self.codebook = Codebook(codebook_size, code_dim, projection=self.config.codebook == "projected")
         needs_moments = self.config.dcr_weight > 0 and self.config.dcr_target == "aggregate_posterior"
         self.moments = RunningMoments(code_dim) if needs_moments else None
 
@@ -52,8 +58,15 @@ class VariationalLatentQuantizer(Quantizer):
         source = sample if self.config.quantize == "sample" else posterior.mean
         tokens = nearest_tokens(source, codewords)
         codeword = lookup(tokens, codewords)
+        if isinstance(self.codebook, AveragedCodebook):
+            self.codebook.observe(posterior.mean, tokens)
         latent = self._with_encoder_gradient(source, codeword, posterior)
         return Quantized(latent, tokens, sample, self._terms(codewords, codeword, source, posterior))
+
+    def finish_step(self) -> None:
+        """Moves an averaged codebook."""
+        if isinstance(self.codebook, AveragedCodebook):
+            self.codebook.finish_step()
 
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""

@@ -105,6 +105,7 @@ class TokenizerTrainer:
             for name, value in {"total": loss.total.detach(), **loss.terms}.items():
                 terms[name].append(value)
         self._apply(self.tokenizer, self.optimizer, self.config.train.learning_rate, terms)
+        self.tokenizer.quantizer.finish_step()
 
         if adversarial:
             assert self.discriminator is not None

@@ -12,7 +12,7 @@ from vaevq.quantization.quantizer import Quantized
 
 
 class EmaQuantizer(PointQuantizer):
-    """Vector quantization with a codebook of moving averages. Every forward pass in training moves it.
+    """Vector quantization with a codebook of moving averages, which `finish_step` moves.
 
     Args:
         code_dim: d.
@@ -24,12 +24,18 @@ class EmaQuantizer(PointQuantizer):
 
     def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
         config = EmaConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
-        codebook = AveragedCodebook(codebook_size, code_dim, decay=config.decay, revive_below=config.revive_below)
+        codebook = AveragedCodebook(
+            codebook_size, code_dim, average_decay=config.average_decay, revive_below=config.revive_below
+        )
         super().__init__(codebook, codebook_weight=0.0, commitment_weight=config.commitment_weight)
 
     def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
-        """Quantizes the mean, and in training takes the batch into the averages."""
+        """Quantizes the mean, and in training notes the batch for `finish_step`."""
         quantized = super().forward(posterior, noise)
         if self.training:
-            self.codebook.update(posterior.mean, quantized.tokens)
+            self.codebook.observe(posterior.mean, quantized.tokens)
         return quantized
+
+    def finish_step(self) -> None:
+        """Moves the codebook."""
+        self.codebook.finish_step()
