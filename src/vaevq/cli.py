@@ -287,7 +287,7 @@ def report(
 
     For example:
 
-      vaevq report runs/quickstart --against runs/quickstart_vq
+      vaevq report runs/quickstart --against runs/plain
 
     Args:
         run: the run folder.
