@@ -337,7 +337,9 @@ class RunConfig(Section):
         if self.data.image_size % f:
             raise ValueError(f"data.image_size {self.data.image_size} is no multiple of the downsampling factor {f}")
         if self.model.quantizer.kind != "vaevq" and self.loss.continuous_path:
-            raise ValueError("loss.continuous_path must be 0 with a quantizer that has no continuous path")
+            raise ValueError(
+                "loss.continuous_path must be 0: this quantizer has no continuous path; add loss.continuous_path=0"
+            )
         return self
 
 

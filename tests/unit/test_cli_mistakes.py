@@ -172,7 +172,7 @@ MISTAKES: dict[str, tuple[Callable[[Place], tuple[object, ...]], list[str]]] = {
     ),
     "a verb mistyped": (
         lambda p: ("encoed", p.photos, "--model", p.run, "-o", p.new / "t.safetensors"),
-        ["no verb 'encoed' (did you mean 'encode'?): one of train, eval, encode, decode, inspect, report"],
+        ["no verb 'encoed' (did you mean 'encode'?): one of train, eval, encode, decode, inspect, report, compare"],
     ),
     # Models
     "eval: a model folder without data": (
@@ -325,7 +325,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ([], "{train, eval, encode, decode, inspect, report}"),
+        ([], "Missing subcommand"),
         (["train", "--quite"], "--quiet"),
         (["eval"], "--model"),
         (["encode", "x.png", "--model", "m"], "--output"),

@@ -41,9 +41,9 @@ def test_a_row_is_laid_on_the_base_for_each_of_its_seeds(tmp_path: Path) -> None
     vaevq, simvq, vq = plan(tmp_path).rows
     assert [list(row.configs) for row in (vaevq, simvq, vq)] == [[0, 1], [0, 1], [1, 2]]
     assert all(config.seed == seed for row in (vaevq, simvq, vq) for seed, config in row.configs.items())
-    assert all(row.config.train.images == 800 and row.config.train.batch_size == 8 for row in (vaevq, simvq, vq))
+    assert all(row.config.train.images == 800 and row.config.train.batch_size == 16 for row in (vaevq, simvq, vq))
     assert (vaevq.config.model.quantizer.codebook_size, vq.config.model.quantizer.codebook_size) == (1024, 64)
-    assert vq.config.model.quantizer.code_dim == 4
+    assert vq.config.model.quantizer.code_dim == vaevq.config.model.quantizer.code_dim == 8
 
 
 def test_a_quantizer_without_a_continuous_path_decodes_none_unless_it_says_so(tmp_path: Path) -> None:

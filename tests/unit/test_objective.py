@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vaevq.config import AutoencoderConfig, LossConfig, PlainConfig, TokenizerConfig, VariationalConfig
 from vaevq.losses.adversarial import LeCam, adaptive_weight, discriminator_hinge, tokenizer_adversarial
-from vaevq.losses.objective import DiscriminatorObjective, TokenizerObjective
+from vaevq.losses.objective import DiscriminatorObjective, Loss, TokenizerObjective
 from vaevq.nn.discriminator import PatchDiscriminator
 from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer, TokenizerOutput
@@ -125,6 +125,89 @@ def test_every_term_of_the_default_is_active() -> None:
         term = forward(model).quantized.terms[name]
         gradients = torch.autograd.grad(term, list(model.parameters()), allow_unused=True)
         assert sum(float(g.abs().sum()) for g in gradients if g is not None) > 0, name
+
+
+def test_every_term_of_the_default_reaches_what_it_is_for() -> None:
+    """By the parts of the tokenizer; the averaged codebook has no parameters and is moved by the step."""
+    model = tokenizer()
+    assert model.head.logvar is not None
+    parts = {"encoder": model.encoder, "mean": model.head.mean, "logvar": model.head.logvar, "decoder": model.decoder}
+    both = {"encoder", "mean", "logvar", "decoder"}
+    expected = {"pixel": both, "rcs": {"encoder", "mean"}, "kl": {"encoder", "mean", "logvar"}}
+    # The constant that log σ² starts from gives the encoder nothing: one step of its head comes first.
+    torch.nn.init.normal_(model.head.logvar.weight, std=0.1)
+    objective = TokenizerObjective(LossConfig(), model.quantizer.term_weights, None)
+    output = model(images(), torch.randn(2, 4, 16, 16, generator=generator("noise")), continuous=True)
+    weighted = objective(images(), output).weighted
+    assert weighted.keys() == expected.keys()
+    for name, term in weighted.items():
+        reached = {
+            part
+            for part, module in parts.items()
+            if any(
+                g is not None and bool(g.any())
+                for g in torch.autograd.grad(term, list(module.parameters()), retain_graph=True, allow_unused=True)
+            )
+        }
+        assert reached == expected[name], name
+    before = model.quantizer.codebook().clone()
+    model.quantizer.finish_step()
+    assert not torch.equal(model.quantizer.codebook(), before)
+
+
+def test_both_paths_of_the_default_reach_the_encoder() -> None:
+    model = tokenizer()
+    output = model(images(), torch.randn(2, 4, 16, 16, generator=generator("noise")), continuous=True)
+    for path in (output.reconstruction, output.continuous_reconstruction):
+        (gradient,) = torch.autograd.grad(
+            (path - images()).square().mean(), [model.encoder.conv_in.weight], retain_graph=True
+        )
+        assert bool(gradient.any())
+
+
+@pytest.mark.parametrize("term", ["pixel", "perceptual", "adversarial", "rcs", "dcr", "kl"])
+def test_a_weight_of_zero_takes_exactly_its_part_from_the_total(term: str) -> None:
+    """In value and in every gradient."""
+    image_terms = {"pixel_weight": 1.0, "perceptual_weight": 0.5, "adversarial_weight": 0.1}
+    latent_terms = {"rcs_weight": 0.2, "dcr_weight": 0.1, "kl_weight": 1e-3}
+    opponent = discriminator().double()
+
+    def losses(zero: str) -> tuple[Tokenizer, Loss]:
+        latent = {**latent_terms, **({f"{zero}_weight": 0.0} if f"{zero}_weight" in latent_terms else {})}
+        image = {**image_terms, **({f"{zero}_weight": 0.0} if f"{zero}_weight" in image_terms else {})}
+        config = LossConfig.model_validate(image)
+        quantizer = VariationalConfig.model_validate(
+            {"code_dim": 4, "codebook_size": 16, "codebook": "projected", **latent}
+        )
+        model = tokenizer(quantizer).double()
+        objective = TokenizerObjective(
+            config, model.quantizer.term_weights, CountingLpips() if config.perceptual_weight else None
+        )
+        output = model(images().double(), torch.zeros(2, 4, 16, 16), continuous=True)
+        return model, objective(images().double(), output, opponent if config.adversarial_weight else None)
+
+    model, whole = losses("none")
+    other, without = losses(term)
+    assert float(without.total.detach()) == pytest.approx(
+        float((whole.total - whole.weighted[term]).detach()), rel=1e-12
+    )
+    rest = torch.autograd.grad(whole.total - whole.weighted[term], list(model.parameters()), allow_unused=True)
+    left = torch.autograd.grad(without.total, list(other.parameters()), allow_unused=True)
+    for one, same in zip(rest, left, strict=True):
+        zero = torch.zeros((), dtype=torch.float64)
+        assert torch.allclose(zero if one is None else one, zero if same is None else same, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(("weight", "terms"), [(0.0, {"discriminator"}), (0.1, {"discriminator", "lecam"})])
+def test_a_weight_of_zero_removes_lecam(weight: float, terms: set[str]) -> None:
+    objective = DiscriminatorObjective(LossConfig(adversarial_weight=1.0, lecam_weight=weight))
+    assert set(objective(images(), forward(tokenizer()), discriminator()).terms) == terms
+
+
+@pytest.mark.parametrize("term", ["codebook", "commitment"])
+def test_a_weight_of_zero_removes_a_term_of_plain_vq(term: str) -> None:
+    model = tokenizer(PlainConfig.model_validate({"code_dim": 4, "codebook_size": 16, f"{term}_weight": 0.0}))
+    assert set(model(images()).quantized.terms) == {"codebook", "commitment"} - {term}
 
 
 def test_discriminator_gets_no_gradient_from_the_tokenizers_turn() -> None:

@@ -60,6 +60,19 @@ def test_decode_of_encode_is_the_reconstruction_at_any_size(height: int, width: 
         assert torch.allclose(model.decode(tokens, size=(height, width)), reconstruction, atol=1e-5)
 
 
+def test_patches_are_part_of_the_factor_and_change_no_promise(tmp_path: Path) -> None:
+    networks = AutoencoderConfig(base_width=8, patch_size=3, multipliers=(1, 2), blocks=1)
+    torch.manual_seed(0)
+    model, x = vaevq.Tokenizer(TokenizerConfig(autoencoder=networks, quantizer=QUANTIZERS[0])).eval(), images(13, 20)
+    assert model.downsample_factor == 6
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        tokens = model.encode(x)
+        assert tokens.shape == (2, 3, 4)
+        decoded = vaevq.Tokenizer.from_pretrained(tmp_path).decode(tokens, (13, 20))
+        assert torch.allclose(decoded, model(x).reconstruction, atol=1e-5)
+
+
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=NAMES)
 def test_saved_and_loaded_it_gives_the_same_tokens_and_pixels(quantizer: AnyQuantizerConfig, tmp_path: Path) -> None:
     model, x = tokenizer(quantizer), images(21, 34)

@@ -1,5 +1,6 @@
 """One step of training: accumulation, clipping, schedule, averaging, the discriminator's turn, number formats."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,21 @@ def test_one_batch_of_eight_is_two_accumulated_batches_of_four(photos: Path) -> 
     assert whole.images_seen == shared.images_seen == 32
     for one, other in zip(losses, same, strict=True):
         assert one == pytest.approx(other, rel=1e-11)
+
+
+def test_an_averaged_codebook_goes_on_from_a_checkpoint_as_if_nothing_had_happened(photos: Path) -> None:
+    config = small_run(photos, model={"quantizer": {"average_decay": 0.5, "revive_below": 0.9}})
+    batches = step_batches(config, 5)
+    whole, stopped, resumed = (trainer(config) for _ in range(3))
+    for step in batches:
+        whole.step(step)
+    for step in batches[:2]:
+        stopped.step(step)
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    for step in batches[2:]:
+        resumed.step(step)
+    assert largest_difference(tensors(whole.state_dict()), tensors(resumed.state_dict())) == 0
+    assert float(whole.average.module.state_dict()["quantizer.codebook.updates"]) == 5
 
 
 def test_gradient_checkpointing_computes_layers_again_and_changes_no_weight(photos: Path) -> None:

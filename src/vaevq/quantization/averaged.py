@@ -13,7 +13,7 @@ from vaevq.seeding import generator
 SMOOTHING = 1e-5
 """ε of the Laplace smoothing of N, which keeps the division finite for codewords that nothing chooses."""
 
-MOST_PENDING = 1024
+MOST_PENDING = 64
 """Micro-batches of one step; with more, nobody finishes steps."""
 
 

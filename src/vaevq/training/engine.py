@@ -116,6 +116,8 @@ def engine(device: str, precision: Literal["auto", "float32", "bfloat16", "float
             rank=dist.get_rank() if dist.is_initialized() else 0,
             world_size=dist.get_world_size() if dist.is_initialized() else 1,
         )
+        if distributed:  # none takes the group down while another still works in it
+            dist.barrier()
     finally:
         if distributed:
             dist.destroy_process_group()

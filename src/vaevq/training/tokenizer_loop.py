@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -145,8 +145,15 @@ class _Loop:
                 if save:
                     self._save()
                 if stop:
-                    self.tracker.message(f"stopped at {now} images; run the same command again to go on")
-                    raise KeyboardInterrupt
+                    self._stop()
+            # One that came while the last step was logged, measured or saved.
+            if any_process(interruption.requested, self.place.device):
+                self._stop()
+
+    def _stop(self) -> NoReturn:
+        seen = self.trainer.images_seen
+        self.tracker.message(f"stopped at {seen} images; run the same command again to go on")
+        raise KeyboardInterrupt
 
     def _batches(self, total: int) -> Iterator[ImageBatch]:
         config = self.config
