@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -217,5 +218,7 @@ def _run_command(words: list[str], log: str) -> None:
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     torch.set_num_threads(1)
+    # A shell starts its background jobs with SIGINT ignored, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["vaevq", *words]
     main()
