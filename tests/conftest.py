@@ -14,8 +14,6 @@ from runs import small_recipe, vaevq
 
 torch.set_num_threads(1)
 
-EXPERIMENT_DATA = Path(os.environ.get("VAEVQ_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
