@@ -75,6 +75,7 @@ def train(
 
         say_rows(f"{words}: what a run would be", estimate(config).rows())
         return
+    from vaevq.metrics.result import headline
     from vaevq.report import report_run
     from vaevq.training.tokenizer_loop import train_tokenizer
 
@@ -83,10 +84,7 @@ def train(
         return
     report = report_run(result.run_dir, result.tokenizer, result.images.held_out, config.eval)
     say_evaluation(result.evaluation.rows(), result.evaluation.notes)
-    figures = result.evaluation.figures
-    reached = [f"PSNR {figures['psnr']:.2f} dB"] if "psnr" in figures else []
-    reached += [f"usage {figures['usage']:.1%}", f"perplexity {figures['perplexity']:.0f}"]
-    say(f"\nreached       {', '.join(reached)} on {result.evaluation.images} held-out images")
+    say(f"\nreached       {headline(result.evaluation.figures)} on {result.evaluation.images} held-out images")
     say(f"report        {report}")
     say(f"tokenizer     {folder / 'model'}")
     say(f"next          vaevq encode PHOTO.jpg --model {folder} -o tokens.safetensors")

@@ -74,8 +74,7 @@ def _evaluation_rows(folder: Path, tokenizer: Tokenizer) -> Rows:
     evaluation = read_evaluation(file)
     if evaluation.protocol.get("model_digest") != tokenizer.digest:  # training went on, or the file is another's
         return [("codebook usage", f"not shown: {file} is of other weights")]
-    histogram = TokenHistogram(len(evaluation.histogram))
-    histogram.counts += torch.tensor(evaluation.histogram)
+    histogram = TokenHistogram.of_counts(evaluation.histogram)
     return [("measured on", f"{evaluation.images} held-out images"), *_usage_rows(histogram, histogram.statistics())]
 
 

@@ -9,16 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trainer
-from vaevq.config import RunConfig, TrainConfig
+from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trained, trainer
+from vaevq.config import TrainConfig
 from vaevq.training.ema import WeightAverage
-from vaevq.training.tokenizer_step import TokenizerTrainer, schedule
-
-
-def trained(config: RunConfig, steps: int) -> tuple[TokenizerTrainer, list[dict[str, float]]]:
-    """A trainer after some steps, and the loss terms of each."""
-    made = trainer(config)
-    return made, [dict(made.step(batches)) for batches in step_batches(config, steps)]
+from vaevq.training.tokenizer_step import schedule
 
 
 def test_one_batch_of_eight_is_two_accumulated_batches_of_four(photos: Path) -> None:

@@ -1,9 +1,7 @@
 """The comparison as one HTML file that needs no other."""
 
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from vaevq.comparison.charts import Points, band_chart, bands, point_chart, points
@@ -26,6 +24,7 @@ from vaevq.config import leaves
 from vaevq.files import write_text
 from vaevq.report.labels import label, unit
 from vaevq.report.markup import bullets, embedded, escape, flat, folded, paragraph, table
+from vaevq.report.page import whole_page
 
 
 def write_page(comparison: Comparison, pictures: Pictures | None, command: str, path: Path) -> None:
@@ -47,13 +46,8 @@ def write_page(comparison: Comparison, pictures: Pictures | None, command: str, 
         ("protocol", "Protocol", _protocol(comparison)),
         ("reproduce", "How to reproduce", _reproduce(comparison, command)),
     )
-    shown = [part for part in sections if part[2]]
-    links = "\n".join(f'<a href="#{anchor}">{title}</a>' for anchor, title, _ in shown)
-    body = [_head(comparison), f'<nav aria-label="Sections">\n{links}\n</nav>', "<main>"]
-    body += [f'<section id="{anchor}">\n<h2>{title}</h2>\n{text}\n</section>' for anchor, title, text in shown]
-    template = Template(files("vaevq.report").joinpath("page.html").read_text(encoding="utf-8"))
-    title = escape(f"Comparison: {comparison.plan.path.stem}")
-    write_text(path, template.substitute(title=title, body="\n".join([*body, "</main>"])))
+    title = f"Comparison: {comparison.plan.path.stem}"
+    write_text(path, whole_page(title, _head(comparison), sections))
 
 
 def _head(comparison: Comparison) -> str:

@@ -19,7 +19,7 @@ from vaevq.comparison.cells import Cell, Task, configuration, digest, falling, t
 from vaevq.config import RunConfig, read_json
 from vaevq.errors import UserError
 from vaevq.files import make_folder
-from vaevq.metrics.result import read_evaluation
+from vaevq.metrics.result import headline, read_evaluation
 from vaevq.report.run_folder import RunFolder
 from vaevq.training.interruption import Interruption
 from vaevq.training.tokenizer_loop import results_depend_on, train_tokenizer
@@ -150,11 +150,7 @@ class _Progress:
 
     def done(self, cell: Cell) -> None:
         minutes = (time.monotonic() - self._started) / 60
-        figures = cell.figures
-        reached = [f"PSNR {figures['psnr']:.2f} dB"] if "psnr" in figures else []
-        if not cell.failure:
-            reached += [f"usage {figures['usage']:.1%}", f"perplexity {figures['perplexity']:.0f}"]
-        what = f"failed: {cell.failure}" if cell.failure else ", ".join(reached)
+        what = f"failed: {cell.failure}" if cell.failure else headline(cell.figures)
         self._say(f"{self.place} {cell.row}, seed {cell.seed}: {what} (after {minutes:.1f} minutes)")
         self.count += 1
 

@@ -1,7 +1,9 @@
 """How much of the codebook a set of tokens uses, always beside what that many tokens can use at most."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -59,6 +61,13 @@ class TokenHistogram:
 
     def __init__(self, codebook_size: int, device: torch.device | str = "cpu") -> None:
         self.counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+
+    @classmethod
+    def of_counts(cls, counts: Sequence[int]) -> Self:
+        """The histogram that was written as `counts`, one a codeword."""
+        histogram = cls(len(counts))
+        histogram.counts += torch.tensor(counts)
+        return histogram
 
     def update(self, tokens: Tensor) -> None:
         """Counts integer tokens of any shape; codes of one position (B×h×w×q) all index the one codebook.

@@ -18,6 +18,12 @@ class FigureRow(NamedTuple):
     meaning: str
 
 
+def headline(figures: Mapping[str, float]) -> str:
+    """The figures that a run is judged by at a glance, as words: PSNR where it was measured, usage, perplexity."""
+    reached = [f"PSNR {figures['psnr']:.2f} dB"] if "psnr" in figures else []
+    return ", ".join([*reached, f"usage {figures['usage']:.1%}", f"perplexity {figures['perplexity']:.0f}"])
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured, and how.

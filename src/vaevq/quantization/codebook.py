@@ -82,3 +82,9 @@ class Codebook(nn.Module):
         with torch.autocast(self.embedding.device.type, enabled=False):
             codewords: Tensor = self.projection(self.embedding)
         return codewords
+
+    def observe(self, latents: Tensor, tokens: Tensor) -> None:
+        """Nothing: gradients move these codewords. `vaevq.quantization.averaged` has the other kind."""
+
+    def finish_step(self) -> None:
+        """Nothing, as `observe`."""

@@ -58,15 +58,13 @@ class VariationalLatentQuantizer(Quantizer):
         source = sample if self.config.quantize == "sample" else posterior.mean
         tokens = nearest_tokens(source, codewords)
         codeword = lookup(tokens, codewords)
-        if isinstance(self.codebook, AveragedCodebook):
-            self.codebook.observe(posterior.mean, tokens)
+        self.codebook.observe(posterior.mean, tokens)
         latent = self._with_encoder_gradient(source, codeword, posterior)
         return Quantized(latent, tokens, sample, self._terms(codewords, codeword, source, posterior))
 
     def finish_step(self) -> None:
         """Moves an averaged codebook."""
-        if isinstance(self.codebook, AveragedCodebook):
-            self.codebook.finish_step()
+        self.codebook.finish_step()
 
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""

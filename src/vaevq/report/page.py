@@ -1,5 +1,6 @@
 """The report of a run: one HTML file that needs no other, made of the files in the run folder alone."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -30,12 +31,22 @@ def write_report(run_dir: Path) -> Path:
     """
     run = RunFolder.read(run_dir)
     bodies = [(anchor, heading, section(run)) for anchor, heading, section in _SECTIONS]
-    shown = [(anchor, heading, body) for anchor, heading, body in bodies if body]
+    path = run_dir / "report.html"
+    write_text(path, whole_page(sections.title(run), sections.head(run), bodies))
+    return path
+
+
+def whole_page(title: str, head: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """A page that needs no other file, with links to its sections; an empty one is left out.
+
+    Args:
+        title: plain text.
+        head: HTML above the links.
+        sections: the anchor, the heading and the HTML of each.
+    """
+    shown = [section for section in sections if section[2]]
     links = "\n".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in shown)
-    parts = [sections.head(run), f'<nav aria-label="Sections">\n{links}\n</nav>', "<main>"]
+    parts = [head, f'<nav aria-label="Sections">\n{links}\n</nav>', "<main>"]
     parts += [f'<section id="{anchor}">\n<h2>{heading}</h2>\n{body}\n</section>' for anchor, heading, body in shown]
     template = Template(files("vaevq.report").joinpath("page.html").read_text(encoding="utf-8"))
-    page = template.substitute(title=escape(sections.title(run)), body="\n".join([*parts, "</main>"]))
-    path = run_dir / "report.html"
-    write_text(path, page)
-    return path
+    return template.substitute(title=escape(title), body="\n".join([*parts, "</main>"]))

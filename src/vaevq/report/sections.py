@@ -3,8 +3,6 @@
 import shlex
 from collections.abc import Mapping
 
-import torch
-
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.result import Evaluation, FigureRow
 from vaevq.report.labels import label
@@ -157,11 +155,7 @@ def codebook(run: RunFolder) -> str:
 
 def _statistics(run: RunFolder) -> CodebookStatistics | None:
     counts = run.evaluation.histogram if run.evaluation is not None else []
-    if not sum(counts):
-        return None
-    histogram = TokenHistogram(len(counts))
-    histogram.counts += torch.tensor(counts)
-    return histogram.statistics()
+    return TokenHistogram.of_counts(counts).statistics() if sum(counts) else None
 
 
 def curves(run: RunFolder) -> str:

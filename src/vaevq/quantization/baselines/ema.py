@@ -2,13 +2,9 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from vaevq.config import EmaConfig
 from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.baselines.vq import PointQuantizer
-from vaevq.quantization.posterior import Posterior
-from vaevq.quantization.quantizer import Quantized
 
 
 class EmaQuantizer(PointQuantizer):
@@ -20,22 +16,9 @@ class EmaQuantizer(PointQuantizer):
         options: the further fields of `vaevq.config.EmaConfig`, by name.
     """
 
-    codebook: AveragedCodebook
-
     def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
         config = EmaConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
         codebook = AveragedCodebook(
             codebook_size, code_dim, average_decay=config.average_decay, revive_below=config.revive_below
         )
         super().__init__(codebook, codebook_weight=0.0, commitment_weight=config.commitment_weight)
-
-    def forward(self, posterior: Posterior, noise: Tensor | None = None) -> Quantized:
-        """Quantizes the mean, and in training notes the batch for `finish_step`."""
-        quantized = super().forward(posterior, noise)
-        if self.training:
-            self.codebook.observe(posterior.mean, quantized.tokens)
-        return quantized
-
-    def finish_step(self) -> None:
-        """Moves the codebook."""
-        self.codebook.finish_step()

@@ -40,12 +40,17 @@ class PointQuantizer(Quantizer):
         codeword = lookup(tokens, codewords)
         if not self.training:
             return Quantized(codeword, tokens)
+        self.codebook.observe(latent, tokens)
         terms = dict[str, Tensor]()
         if self._weights["codebook"]:
             terms["codebook"] = mse_loss(codeword, latent.detach())
         if self._weights["commitment"]:
             terms["commitment"] = mse_loss(latent, codeword.detach())
         return Quantized(latent + (codeword - latent).detach(), tokens, terms=terms)
+
+    def finish_step(self) -> None:
+        """Moves an averaged codebook."""
+        self.codebook.finish_step()
 
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""
