@@ -9,13 +9,13 @@ import vaevq
 from vaevq.config import QUANTIZERS
 from vaevq.quantization import build_quantizer
 
-_ROOTS = ("training.tokenizer_step", "training.tokenizer_loop", "metrics.evaluation")
+# A step, the images of both sides, and what is measured. The loop between them decides when, not what.
+_ROOTS = ("training.tokenizer_step", "data.held_out", "metrics.evaluation")
 
-# What changes no number: options (a cell is compared with them by value), messages, files, and what is shown.
+# What changes no number: options (a cell is compared with them by value), messages, files, and where it runs.
 _LEFT_OUT = (
-    *("config", "errors", "files", "distributed", "quantization.build", "quantization.baselines", "report"),
+    *("config", "errors", "files", "distributed", "quantization.build", "quantization.baselines", "training.engine"),
     *("data.sources", "data.unreadable", "metrics.protocol", "metrics.result"),
-    *("training.checkpoint", "training.display", "training.environment", "training.interruption", "training.tracking"),
 )
 
 
