@@ -54,7 +54,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
             "leave ssim out of eval.metrics or evaluate larger images"
         )
     # Channel by channel: what is in hand then stays in a CPU's cache, which makes it twice as fast.
-    planes = zip(x.flatten(0, 1).split(1), y.flatten(0, 1).split(1), strict=True)
+    planes = zip(x.flatten(0, 1).unsqueeze(1).unbind(), y.flatten(0, 1).unsqueeze(1).unbind(), strict=True)
     means: Tensor = torch.cat([_mean_similarity(*pair) for pair in planes]).view(x.shape[:2]).mean(1)
     return means
 
