@@ -257,8 +257,8 @@ def inspect(
         as_json: print JSON instead of a table.
     """
     if diagnose:
-        from vaevq.diagnostics import diagnose_run
         from vaevq.training.engine import choose_device
+        from vaevq.training.run_diagnosis import diagnose_run
 
         diagnosis = diagnose_run(path, device=choose_device(device))
         if as_json:

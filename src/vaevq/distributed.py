@@ -1,13 +1,30 @@
 """The few collective operations the project needs; without a process group each is the identity."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What one process of several does by itself: in this block there is no process group for it, so none is waited
+    for."""
+    before = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(before)
+
 
 def is_active() -> bool:
-    """Whether a process group is up."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether a process group is up, and this process not `alone`."""
+    return dist.is_available() and dist.is_initialized() and not _alone.get()
 
 
 def rank() -> int:

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
+from pages import Page
 from runs import small_tree
 from vaevq.comparison import read_plan
 from vaevq.comparison.cells import Cell, DataDigests, Task, configuration, digest, tasks
 from vaevq.comparison.charts import bands
+from vaevq.comparison.diagnostics import compact, table_row
+from vaevq.comparison.page import write_page
 from vaevq.comparison.table import Comparison, make_comparison
 from vaevq.comparison.text import markdown, notes
 
@@ -169,3 +172,40 @@ def test_seeds_are_begun_one_after_another(made: list[Task]) -> None:
     assert made[0].data is not None
     assert made[0].data == made[1].data != made[-1].data
     assert isinstance(made[0].data, DataDigests)
+
+
+def test_diagnostics_are_means_over_the_seeds_that_have_them(made: list[Task], tmp_path: Path) -> None:
+    for task in made:
+        if task.row == "ours" and task.seed < 2:
+            kept = compact(
+                {
+                    "model_digest": "abc",
+                    "images": 2,
+                    "latents": {"mean_dimension": 2.0 + task.seed, "mean_eigenvalues": [1.0] * 17},
+                    "distortion": {"quantization_error_share": None},
+                    "stability": None,
+                    "gradients": [{"term": "total", "rms": 0.5, "share": 1.0, "along": 1.0}],
+                }
+            )
+            assert kept == {
+                "images": 2,
+                "latents": {"mean_dimension": 2.0 + task.seed},
+                "distortion": {},
+                "gradients": {"total": 0.5},
+            }
+            write(tmp_path, task, figures={"psnr": 20.0, **codebook(task)}, diagnostics=kept)
+    comparison = make_comparison(read_plan(tmp_path / "plan.yaml"), made, tmp_path / "cells")
+    (group,) = [group for group in comparison.to_json()["groups"] if len(group["rows"]) > 1]
+    found = {row["row"]: row["diagnostics"] for row in group["rows"]}
+    assert found == {"ours": {"mean_dimension": 2.5}, "plain": {}, "few": {}}
+    assert table_row(found["ours"]) == ["2.50", *["–"] * 10]
+    write_page(comparison, None, "vaevq compare", tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "ours 2.50 – –" in text
+    assert "plain – – –" in text
+
+
+def test_without_any_diagnosis_the_page_says_nothing_of_why(made: list[Task], tmp_path: Path) -> None:
+    comparison = make_comparison(read_plan(tmp_path / "plan.yaml"), made, tmp_path / "cells")
+    write_page(comparison, None, "vaevq compare", tmp_path / "report.html")
+    assert "effective dimension" not in (tmp_path / "report.html").read_text()

@@ -11,10 +11,11 @@ from runs import small_run, trained
 from vaevq.config import EvalConfig
 from vaevq.data.held_out import run_images
 from vaevq.data.index import find_images
-from vaevq.diagnostics import Diagnosis, diagnose, diagnose_run
+from vaevq.diagnostics import Diagnosis, diagnose
 from vaevq.errors import UserError
 from vaevq.metrics.evaluation import evaluate
 from vaevq.tokenizer import Tokenizer
+from vaevq.training.run_diagnosis import diagnose_run
 
 PAGE = Path(__file__).parents[2] / "docs" / "diagnostics.md"
 

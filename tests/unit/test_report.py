@@ -154,6 +154,49 @@ def test_a_configuration_alone_makes_a_report(tmp_path: Path) -> None:
     assert "Nothing is logged yet." in read(tmp_path).text
 
 
+def test_why_is_shown_with_its_charts_and_claims_where_it_was_measured(finished: Path) -> None:
+    assert "Why: latents" not in read(finished).text, "an older run folder has nothing of it"
+    diagnosis = {
+        "images": 5,
+        "probed": 4,
+        "latents": {
+            "posterior_variance": [0.5, 0.01],
+            "posterior_kl": [1.5, 0.0],
+            "mean_eigenvalues": [2.0, 0.5],
+            "sample_eigenvalues": [2.5, 0.51],
+            "codebook_eigenvalues": [1.0, 0.0],
+        },
+        "distortion": {"quantization_error_share": 0.125, "token_bits": 4.5},
+        "hubs": {"hub_skewness": 2.25},
+        "smoothness": {"random_gain": 3.5, "interpolation_gain": None},
+        "stability": None,
+        "overfitting": {"generalization_gap": 0.75},
+        "gradients": [{"term": "pixel, quantized", "rms": 0.002, "share": 0.5, "along": None}],
+    }
+    (finished / "diagnosis.json").write_text(json.dumps(diagnosis))
+    text, labels = read(finished).text, [svg["aria-label"] or "" for svg in read(finished).all("svg")]
+    for part in ("random_gain smoothness 3.5", "generalization_gap overfitting +0.75 dB", "hub_skewness 2.25"):
+        assert part in text
+    assert "pixel, quantized 0.002 50.0% –" in text
+    assert "interpolation_gain" not in text
+    assert any("samples from 2.5 to 0.51; codebook from 1 to 0" in label for label in labels)
+    assert any("12.5 % of the means' variance at 6.00 bits a token, 4.50 bits by" in label for label in labels)
+
+
+def test_what_was_logged_of_the_diagnostics_is_drawn(unfinished: Path) -> None:
+    rows = [
+        {"images_seen": seen, "split": "diagnostics", "mean_dimension": 2.0, "codebook_dimension": 3.0, **more}
+        for seen, more in ((100, {"gradient/kl": 0.0, "gradient/total": 1e-3}), (200, {"changed_tokens": 0.25}))
+    ]
+    with (unfinished / "metrics.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(map(json.dumps, rows)))
+    labels = [svg["aria-label"] or "" for svg in read(unfinished).all("svg")]
+    assert any("Effective dimension. means: From 2 dimensions at 100" in label for label in labels)
+    assert any("Changed tokens. changed tokens: From 25 %" in label for label in labels)
+    assert any("Gradient of each term, RMS" in label and "total 0.001" in label for label in labels)
+    assert not any("Posterior variance" in label for label in labels), "a point quantizer has none"
+
+
 def test_a_comparison_is_shown_where_there_is_one(finished: Path) -> None:
     entries = [{"name": "plain <vq>", "figures": {"psnr": 21.5}}, {"name": "vaevq", "figures": {"usage": 0.5}}]
     (finished / "comparison.json").write_text(json.dumps(entries))
@@ -168,6 +211,7 @@ def test_a_comparison_is_shown_where_there_is_one(finished: Path) -> None:
         ("config.json", None, "no config.json"),
         ("eval.json", "{", "eval.json: not valid JSON"),
         ("eval.json", '{"figures": 1}', "not the result of vaevq eval"),
+        ("diagnosis.json", "[]", "diagnosis.json: no diagnosis"),
     ],
 )
 def test_no_run_folder_or_a_damaged_one_is_one_clear_line(

@@ -41,6 +41,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def test_a_run_folder_holds_what_the_run_was_and_gave(finished: Path, photos: Path) -> None:
     assert files_below(finished) >= {
         *("config.json", "environment.json", "split.json", "metrics.jsonl", "log.txt", "eval.json", "report.html"),
+        "diagnosis.json",
         *("model/model.safetensors", "model/config.json"),
         *("checkpoints/000000000016.pt", "checkpoints/000000000020.pt"),
     }

@@ -79,7 +79,7 @@ class Cell:
         curves: rows of metrics.jsonl: all of the held-out images, and a few of training.
         environment: versions, device, commit.
         seconds: what training took, with its evaluations on the way, over all sittings.
-        diagnostics: further measurements by name.
+        diagnostics: of diagnosis.json by section, see `comparison.diagnostics`; empty where there is none.
     """
 
     row: str

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vaevq.comparison.charts import Points, band_chart, bands, point_chart, points
+from vaevq.comparison.diagnostics import COLUMNS, means, table_row
 from vaevq.comparison.pictures import Pictures
 from vaevq.comparison.statistics import CONFIDENCE
 from vaevq.comparison.table import Comparison, Entry, Group
@@ -23,7 +24,7 @@ from vaevq.comparison.text import (
 from vaevq.config import leaves
 from vaevq.files import write_text
 from vaevq.report.labels import label, unit
-from vaevq.report.markup import bullets, embedded, escape, flat, folded, paragraph, table
+from vaevq.report.markup import bullets, embedded, escape, figures_grid, flat, folded, paragraph, table
 from vaevq.report.page import whole_page
 
 
@@ -40,6 +41,7 @@ def write_page(comparison: Comparison, pictures: Pictures | None, command: str, 
         ("table", "Table", _table(comparison)),
         ("differences", "Differences", _differences(comparison)),
         ("codebook", "Codebook", _codebook(comparison)),
+        ("why", "Why", _why(comparison)),
         ("curves", "Curves", _curves(comparison)),
         ("pictures", "Pictures", _pictures(pictures)),
         ("budget", "What was compared", _budget(comparison)),
@@ -137,6 +139,21 @@ def _codebook(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
+def _why(comparison: Comparison) -> str:
+    found = {entry.name: means(entry.cells.values()) for group in comparison.groups for entry in group.entries}
+    if not any(found.values()):
+        return ""
+    rows = [(name, *table_row(values)) for name, values in found.items()]
+    said = (
+        "Diagnostics of each run at its end, means over seeds, of at most "
+        f"{comparison.config.train.evaluate_images:,} held-out images. The Gaussian bound is what log₂K bits leave of "
+        "the variance of Gaussian means; changed tokens are against the checkpoint before the last. What is healthy "
+        "is in docs/diagnostics.md; none of it ranks the rows."
+    )
+    header = ("", *(column.heading for column in COLUMNS))
+    return paragraph(said) + table(rows, header, numbers=range(1, len(header)))
+
+
 def _curves(comparison: Comparison) -> str:
     rows = [row.name for row in comparison.plan.rows]
     charts = []
@@ -154,7 +171,7 @@ def _curves(comparison: Comparison) -> str:
         "Lines are means over the seeds that all rows have, bands reach from the least to the greatest. On the way "
         f"{few:,} held-out images are measured at most; a point is a run at its end, on all of them."
     )
-    return paragraph(said) + f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in charts)}</div>'
+    return paragraph(said) + figures_grid(charts)
 
 
 def psnr_against_perplexity(comparison: Comparison) -> list[Points]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from vaevq.comparison.cells import Cell, Task, configuration, digest, falling, thinned
+from vaevq.comparison.diagnostics import compact
 from vaevq.config import RunConfig, read_json
 from vaevq.errors import UserError
 from vaevq.files import make_folder
@@ -107,6 +108,7 @@ def _finished(task: Task, folder: Path) -> Cell:
         # The command names folders of this machine; which files the images are, `data` says.
         environment={name: value for name, value in run.environment.items() if name != "command"},
         seconds=run.seconds,
+        diagnostics=compact(run.diagnosis),
     )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vaevq.comparison import diagnostics
 from vaevq.comparison.cells import Cell, Task, find_cell
 from vaevq.comparison.plan import Plan
 from vaevq.comparison.statistics import Difference, Estimate, estimate, higher_is_better, paired_difference
@@ -256,6 +257,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
             name: {**asdict(found), "by_seed": {str(seed): value for seed, value in entry.values(name).items()}}
             for name, found in entry.estimates.items()
         },
+        "diagnostics": diagnostics.means(entry.cells.values()),
         "difference_to_reference": {
             name: {**asdict(difference.estimate), "seeds": list(difference.seeds), "verdict": difference.verdict}
             for name, difference in entry.differences.items()

@@ -2,4 +2,3 @@
 
 from vaevq.diagnostics.diagnose import Diagnosis as Diagnosis
 from vaevq.diagnostics.diagnose import diagnose as diagnose
-from vaevq.diagnostics.diagnose import diagnose_run as diagnose_run

@@ -148,14 +148,24 @@ def stability(tokenizer: Tokenizer, earlier: Tokenizer, batches: Batches) -> Sta
             f"the earlier model has a codebook of {was} and f = {earlier.downsample_factor}, this one {is_now} and "
             f"f = {tokenizer.downsample_factor}: stability compares two states of one run"
         )
+    pairs = ((tokenizer.encode(batch.images), earlier.encode(batch.images)) for batch in batches)
+    return StabilityFigures(changed_tokens=changed_tokens(pairs), codeword_drift=codeword_drift(now, then))
+
+
+def changed_tokens(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """The share of tokens that differ between grids now and then, which come in pairs of one shape."""
     changed = total = 0
-    for batch in batches:
-        tokens = tokenizer.encode(batch.images)
-        changed += int((tokens != earlier.encode(batch.images)).sum())
-        total += tokens.numel()
+    for now, then in pairs:
+        changed += int((now != then).sum())
+        total += now.numel()
+    return changed / total
+
+
+def codeword_drift(now: Tensor, then: Tensor) -> float | None:
+    """The RMS way of codewords, K×d each, over their RMS about their mean now; None where they are all equal."""
     now, then = now.cpu().double(), then.cpu().double()  # Apple's GPU has no float64
     way, spread = (now - then).square().sum(), (now - now.mean(dim=0)).square().sum()
-    return StabilityFigures(changed_tokens=changed / total, codeword_drift=ratio(math.sqrt(way), math.sqrt(spread)))
+    return ratio(math.sqrt(way), math.sqrt(spread))
 
 
 @torch.no_grad()

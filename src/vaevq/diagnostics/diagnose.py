@@ -2,15 +2,15 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from vaevq.config import EvalConfig, LossConfig, RunConfig, read_json
-from vaevq.data.held_out import run_images
+from vaevq import distributed
+from vaevq.config import EvalConfig, LossConfig
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.diagnostics.claims import (
@@ -24,26 +24,21 @@ from vaevq.diagnostics.claims import (
     stability,
     together,
 )
-from vaevq.diagnostics.distortion import DistortionFigures, distortion_figures
+from vaevq.diagnostics.distortion import DistortionFigures
 from vaevq.diagnostics.figures import rows_of
-from vaevq.diagnostics.gradients import TermGradient, centre_cut, term_gradients
+from vaevq.diagnostics.gradients import TermGradient, gradient_batch, shuffled, term_gradients
 from vaevq.diagnostics.hubs import HubFigures, LatentSample, hub_figures
-from vaevq.diagnostics.latents import LatentFigures, LatentMoments, all_codewords, latent_figures
+from vaevq.diagnostics.latents import LatentFigures
+from vaevq.diagnostics.survey import Survey
 from vaevq.errors import UserError
 from vaevq.losses.objective import TokenizerObjective
-from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.networks import lpips_network
 from vaevq.metrics.result import FigureRow
 from vaevq.nn.discriminator import PatchDiscriminator
-from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer
-from vaevq.training.checkpoint import checkpoints, load_checkpoint
 
 PROBED = 128
 """At most so many images a side are decoded over and over for the claims; latents are of all held-out images."""
-
-GRADIENT_IMAGES, GRADIENT_SIDE = 8, 128
-"""Gradients are of so many training images, cut to so many pixels: the memory of a training step."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,9 @@ class Diagnosis:
     gradients: tuple[TermGradient, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings, numbers and None."""
-        return dataclasses.asdict(self)
+        """Plain dictionaries, lists, strings and numbers; None for what there is not or what is not finite."""
+        tree: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return tree
 
     def rows(self) -> list[FigureRow]:
         """Every figure that this tokenizer has, with its unit and what it is."""
@@ -89,6 +85,7 @@ class Diagnosis:
         return rows + [_gradient_row(gradient) for gradient in self.gradients]
 
 
+@distributed.alone()
 def diagnose(
     tokenizer: Tokenizer,
     held_out: ImageIndex,
@@ -121,108 +118,34 @@ def diagnose(
             f"diagnostics need at least 2 held-out images and 1 training image, not {len(held_out)} and {len(train)}"
         )
     copied = copy.deepcopy(tokenizer).to(device).eval()
+    channels = copied.config.autoencoder.image_channels
 
     def walk(index: ImageIndex, config: EvalConfig = eval_config) -> Iterator[ImageBatch]:
-        channels = copied.config.autoencoder.image_channels
         return together(evaluation_batches(index, config, channels), copied)
 
-    survey = _survey(copied, walk(held_out))
-    codewords = all_codewords(copied.quantizer)
-    latents = latent_figures(survey.moments, codewords)
-    statistics = survey.histogram.statistics()
+    survey, sample = Survey(copied), LatentSample(copied.quantizer.code_dim)
+    for batch in walk(held_out):
+        sample.update(batch.positions, survey.update(batch).means)
+    latents = survey.latents()
+    rms = (sum(latents.mean_eigenvalues) / len(latents.mean_eigenvalues)) ** 0.5
 
     most = min(PROBED, eval_config.images or PROBED)
-    probed, known = _shuffled(held_out, most), _shuffled(train, most)
-    plain = eval_config.model_copy(update={"images": None})
-    rms = (sum(latents.mean_eigenvalues) / len(latents.mean_eigenvalues)) ** 0.5
+    probed, known = shuffled(held_out, most), shuffled(train, most)
     before = copy.deepcopy(earlier).to(device).eval() if earlier is not None else None
+    plain = eval_config.model_copy(update={"images": None})
     return Diagnosis(
         model_digest=tokenizer.digest,
         images=survey.images,
         probed=len(probed),
         latents=latents,
-        distortion=distortion_figures(survey.moments, statistics),
-        hubs=hub_figures(survey.sample.latents, codewords, survey.histogram.counts),
+        distortion=survey.distortion(),
+        hubs=hub_figures(sample.latents, survey.codewords, survey.histogram.counts),
         smoothness=smoothness(copied, walk(probed, plain), rms),
         stability=stability(copied, before, walk(held_out)) if before is not None else None,
         alignment=alignment(copied, walk(probed, plain)),
         overfitting=overfitting(copied, walk(probed, plain), walk(known, plain)),
-        gradients=tuple(_gradients(copied, next(walk(known, plain)), loss_config, discriminator)),
+        gradients=tuple(_gradients(copied, gradient_batch(train, plain, channels), loss_config, discriminator)),
     )
-
-
-def diagnose_run(run: Path, *, device: torch.device | str) -> Diagnosis:
-    """The diagnosis of a run's averaged weights on its own images.
-
-    Args:
-        run: the folder of a run that has written a model. Its last checkpoint has the discriminator, the one before
-            is what stability is measured against; either may be missing.
-        device: where the networks run.
-
-    Raises:
-        UserError: no run folder, or one without a model; see `diagnose`.
-    """
-    if not (run / "split.json").is_file():
-        raise UserError(f"{run}: diagnostics need the folder of a run, for its held-out and training images")
-    config = read_json(RunConfig, run / "config.json")
-    tokenizer = Tokenizer.from_pretrained(run)
-    images = run_images(config.data, config.seed)
-    saved = [load_checkpoint(path, torch.device("cpu")) for path in checkpoints(run / "checkpoints")[-2:]]
-    earlier, discriminator = None, None
-    if len(saved) > 1:
-        earlier = Tokenizer(config.model)
-        earlier.load_state_dict(saved[-2]["average"])
-    if saved and "discriminator" in saved[-1]:
-        loss, channels = config.loss, config.model.autoencoder.image_channels
-        discriminator = PatchDiscriminator(channels, loss.discriminator_width, loss.discriminator_layers)
-        discriminator.load_state_dict(saved[-1]["discriminator"])
-    return diagnose(
-        tokenizer,
-        images.held_out,
-        images.train,
-        config.eval,
-        config.loss,
-        device=device,
-        earlier=earlier,
-        discriminator=discriminator,
-    )
-
-
-@dataclass
-class _Survey:
-    """What one walk over all held-out images gathers."""
-
-    moments: LatentMoments
-    histogram: TokenHistogram
-    sample: LatentSample
-    images: int = 0
-
-
-@torch.no_grad()
-def _survey(tokenizer: Tokenizer, batches: Iterator[ImageBatch]) -> _Survey:
-    quantizer, device = tokenizer.quantizer, next(tokenizer.parameters()).device
-    survey = _Survey(
-        LatentMoments(quantizer.code_dim, device),
-        TokenHistogram(quantizer.codebook_size, device),
-        LatentSample(quantizer.code_dim),
-    )
-    for batch in batches:
-        posterior = tokenizer.posterior(batch.images)
-        if not bool(posterior.mean.isfinite().all()):
-            raise UserError(f"{batch.names[0]}: the latents are not finite: this model has diverged")
-        quantized = quantizer(posterior)
-        survey.moments.update(posterior, quantized.latent)
-        survey.histogram.update(quantized.tokens)
-        survey.sample.update(batch.positions, posterior.mean)
-        survey.images += len(batch.images)
-    return survey
-
-
-def _shuffled(index: ImageIndex, most: int) -> ImageIndex:
-    """At most `most` images in one fixed random order: neighbours are often of one shoot, and interpolating between
-    them would say little."""
-    order: list[int] = torch.randperm(len(index), generator=generator("diagnosis")).tolist()
-    return index.subset(order[:most])
 
 
 def _gradients(
@@ -234,7 +157,7 @@ def _gradients(
         lpips = lpips_network(config.perceptual_network, config.perceptual_weights_path).to(like.device, like.dtype)
     objective = TokenizerObjective(config, tokenizer.quantizer.term_weights, lpips)
     judge = copy.deepcopy(discriminator).to(like.device, like.dtype) if discriminator is not None else None
-    return term_gradients(tokenizer, centre_cut(batch, GRADIENT_IMAGES, GRADIENT_SIDE), objective, judge)
+    return term_gradients(tokenizer, next(together([batch], tokenizer)), objective, judge)
 
 
 def _gradient_row(gradient: TermGradient) -> FigureRow:
@@ -244,3 +167,16 @@ def _gradient_row(gradient: TermGradient) -> FigureRow:
         f"{gradient.rms:.3g}",
         f"RMS at the encoder's output, {gradient.share:.1%} of the whole loss's{along}",
     )
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity."""
+    match value:
+        case dict():
+            return {name: _finite(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case _:
+            return value

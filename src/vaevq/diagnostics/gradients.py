@@ -6,10 +6,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from vaevq.data.loader import ImageBatch
+from vaevq.config import EvalConfig
+from vaevq.data.index import ImageIndex
+from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.losses.objective import TokenizerObjective
-from vaevq.seeding import indexed_noise
+from vaevq.seeding import generator, indexed_noise
 from vaevq.tokenizer import Tokenizer, TokenizerOutput
+
+GRADIENT_IMAGES, GRADIENT_SIDE = 8, 128
+"""Gradients are of so many training images, cut to so many pixels: the memory of a training step."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ def term_gradients(
         objective: the run's; image terms are on both paths where its `continuous_path` is not 0.
         discriminator: bare; None leaves the adversarial term out.
     """
-    copied = copy.deepcopy(tokenizer).train()
+    # Averaged weights take no gradient; without one nothing would reach the encoder's output.
+    copied = copy.deepcopy(tokenizer).train().requires_grad_(True)
     captured: list[Tensor] = []
     copied.encoder.register_forward_hook(lambda _module, _inputs, features: captured.append(features))
     images = batch.images
@@ -89,6 +95,23 @@ def _row(term: str, gradient: Tensor, total: Tensor) -> TermGradient:
         share=size / of_whole if of_whole > 0 else 0.0,
         along=float(own @ whole) / both if both > 0 else None,
     )
+
+
+def gradient_batch(train: ImageIndex, config: EvalConfig, channels: int) -> ImageBatch:
+    """The same few training images every time, prepared as `config` says and cut to the memory of a training step.
+
+    Raises:
+        UserError: an image is smaller than `config.crop`, or none can be read.
+    """
+    few = shuffled(train, GRADIENT_IMAGES)
+    batches = evaluation_batches(few, config.model_copy(update={"images": None}), channels)
+    return centre_cut(next(batches), GRADIENT_IMAGES, GRADIENT_SIDE)
+
+
+def shuffled(index: ImageIndex, most: int) -> ImageIndex:
+    """At most `most` images in one fixed random order: neighbours are often of one shoot, and would say little."""
+    order: list[int] = torch.randperm(len(index), generator=generator("diagnosis")).tolist()
+    return index.subset(order[:most])
 
 
 def centre_cut(batch: ImageBatch, images: int, side: int) -> ImageBatch:

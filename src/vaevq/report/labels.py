@@ -37,4 +37,4 @@ def unit(name: str) -> str:
 
 def is_share(name: str) -> bool:
     """Whether values lie between 0 and 1 and are shown as percentages."""
-    return name.startswith("usage") or name.endswith("_share")
+    return name.startswith("usage") or name.endswith("_share") or name == "changed_tokens"

@@ -55,6 +55,11 @@ def folded(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>"
 
 
+def figures_grid(charts: Iterable[str]) -> str:
+    """Charts beside each other, as many as there is room for."""
+    return f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in charts)}</div>'
+
+
 def bullets(items: Iterable[Any]) -> str:
     """A list."""
     return "<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"

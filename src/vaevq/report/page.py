@@ -7,6 +7,7 @@ from string import Template
 
 from vaevq.files import write_text
 from vaevq.report import sections
+from vaevq.report.diagnostics import diagnostics
 from vaevq.report.markup import escape
 from vaevq.report.run_folder import RunFolder
 
@@ -14,6 +15,7 @@ _SECTIONS = (
     ("pictures", "Pictures", sections.pictures),
     ("codebook", "Codebook", sections.codebook),
     ("curves", "Curves", sections.curves),
+    ("why", "Why: latents, codebook and gradients", diagnostics),
     ("figures", "Figures", sections.figures),
     ("comparison", "Comparison", sections.comparison),
     ("data", "Data", sections.data),

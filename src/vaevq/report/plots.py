@@ -81,12 +81,12 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
     """
     with figure(3.5, 2.3) as drawn_on:
         axes = drawn_on.subplots()
-        drawn = [_thinned(line) for line in lines]
+        drawn = [thinned(line) for line in lines]
         values = np.concatenate([line.values for line in drawn])
         finite = values[np.isfinite(values)]
         logarithmic = by_ratio and finite.size > 1 and 0 < 20 * finite.min() < finite.max()
         if logarithmic:
-            _set_log_scale(axes, float(finite.max() / finite.min()))
+            set_log_scale(axes, float(finite.max() / finite.min()))
         for i, line in enumerate(drawn):
             look: dict[str, Any] = {"color": PAGE.first} if i == 0 else {"color": PAGE.second, "dashes": (4, 2)}
             if len(line.values) < 12:
@@ -115,7 +115,7 @@ def histogram_chart(counts: Sequence[int], description: str) -> str:
     right, height = last + 1, ordered[last]
     with figure(5.2, 2.7) as drawn_on:
         axes = drawn_on.subplots()
-        _set_log_scale(axes, float(ordered[0]))
+        set_log_scale(axes, float(ordered[0]))
         bottom = 0.7 * min(1.0, mean)
         axes.fill_between(
             np.append(0, right), np.append(height[:1], height), bottom, step="pre", color=PAGE.first, alpha=0.75, lw=0
@@ -209,7 +209,7 @@ def svg(drawn: Any, description: str) -> str:
     return f'<svg {view[0]} role="img" aria-label="{html.escape(description)}" stroke-linejoin="round">{text}'
 
 
-def _set_log_scale(axes: Any, span: float) -> None:
+def set_log_scale(axes: Any, span: float) -> None:
     """A logarithmic scale with plain numbers; `span`, largest over smallest, decides how many."""
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -227,22 +227,26 @@ def engineering(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def locator(most: int) -> Any:
+def locator(most: int, *, whole: bool = False) -> Any:
+    """At most so many ticks at round numbers, by option at whole ones alone."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(most)
+    return MaxNLocator(most, integer=whole)
 
 
 @dataclass(frozen=True)
-class _Points:
+class Drawn:
+    """A line as it is drawn."""
+
     label: str
     images_seen: np.ndarray[Any, np.dtype[np.float64]]
     values: np.ndarray[Any, np.dtype[np.float64]]
 
 
-def _thinned(line: Line) -> _Points:
+def thinned(line: Line) -> Drawn:
+    """A line of at most `MOST_POINTS` points."""
     x, y = np.asarray(line.images_seen, dtype=np.float64), np.asarray(line.values, dtype=np.float64)
     if len(x) > MOST_POINTS:
         stretches = np.array_split(np.arange(len(x)), MOST_POINTS)
         x, y = (np.array([values[stretch].mean() for stretch in stretches]) for values in (x, y))
-    return _Points(line.label, x, y)
+    return Drawn(line.label, x, y)

@@ -21,6 +21,7 @@ class RunFolder:
         config, environment, split: config.json, environment.json and split.json.
         metrics: the lines of metrics.jsonl.
         evaluation: eval.json; None where the run has not got that far.
+        diagnosis: diagnosis.json; empty where there is none.
         pictures: of its images folder.
         comparison: comparison.json, a list of `{"name": …, "figures": {…}}`.
     """
@@ -31,6 +32,7 @@ class RunFolder:
     split: Mapping[str, Any]
     metrics: list[dict[str, Any]]
     evaluation: Evaluation | None
+    diagnosis: Mapping[str, Any]
     pictures: list[Picture]
     comparison: list[Mapping[str, Any]]
 
@@ -43,7 +45,9 @@ class RunFolder:
         """
         if not (path / "config.json").exists():
             raise UserError(f"{path}: no config.json, so this is no run folder of vaevq train")
-        evaluation = _json(path / "eval.json", None)
+        evaluation, diagnosis = _json(path / "eval.json", None), _json(path / "diagnosis.json", {})
+        if not isinstance(diagnosis, Mapping):
+            raise UserError(f"{path / 'diagnosis.json'}: no diagnosis; delete it, or run the same command again")
         return cls(
             path=path,
             config=_json(path / "config.json", {}),
@@ -51,6 +55,7 @@ class RunFolder:
             split=_json(path / "split.json", {}),
             metrics=read_metrics(path / "metrics.jsonl"),
             evaluation=Evaluation.from_json(evaluation, str(path / "eval.json")) if evaluation else None,
+            diagnosis=diagnosis,
             pictures=read_pictures(path),
             comparison=_json(path / "comparison.json", []),
         )

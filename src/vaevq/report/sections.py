@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.result import Evaluation, FigureRow
 from vaevq.report.labels import label
-from vaevq.report.markup import bullets, escape, flat, folded, image, paragraph, table
+from vaevq.report.markup import bullets, escape, figures_grid, flat, folded, image, paragraph, table
 from vaevq.report.pictures import ERROR_WHITE, PARTS
 from vaevq.report.plots import histogram_chart
 from vaevq.report.run_folder import RunFolder
@@ -168,13 +168,13 @@ def curves(run: RunFolder) -> str:
         images = len(run.split.get("held_out", []))
         few = min(images, run.setting("train.evaluate_images", images))
         parts.append(paragraph(f"Held-out, deterministic: {few:,} of {images:,} images, with the averaged weights."))
-        parts.append(_charts(held_out))
+        parts.append(figures_grid(held_out))
     parts.append(
         paragraph(
             "Loss terms in training: means over each log interval, before their weights; total has them weighted."
         )
     )
-    parts.append(_charts(loss_charts(run)))
+    parts.append(figures_grid(loss_charts(run)))
     others = other_charts(run)
     if others:
         sampled = run.setting("model.quantizer.quantize") == "sample"
@@ -184,12 +184,10 @@ def curves(run: RunFolder) -> str:
             if sampled
             else "Usage and perplexity here are of training queries in one log interval, not of held-out images."
         )
-        parts.append(folded("Training queries, learning rate and speed", paragraph(why, "muted") + _charts(others)))
+        parts.append(
+            folded("Training queries, learning rate and speed", paragraph(why, "muted") + figures_grid(others))
+        )
     return "\n".join(parts)
-
-
-def _charts(charts: list[str]) -> str:
-    return f'<div class="charts">{"".join(f"<figure>{chart}</figure>" for chart in charts)}</div>'
 
 
 def figures(run: RunFolder) -> str:

@@ -17,10 +17,10 @@ def held_out_charts(run: RunFolder) -> list[str]:
     for name in _names(rows):
         if name == "usage_ceiling":
             continue  # a line in the chart of usage
-        lines = [_line("held-out", rows, name)]
+        lines = [logged_line("held-out", rows, name)]
         if name == "usage" and any("usage_ceiling" in row for row in rows):
-            lines.append(_line("ceiling", rows, "usage_ceiling"))
-        charts.append(line_chart(f"{label(name)}, held-out", unit(name), lines, _description(lines[0], unit(name))))
+            lines.append(logged_line("ceiling", rows, "usage_ceiling"))
+        charts.append(line_chart(f"{label(name)}, held-out", unit(name), lines, in_words(lines[0], unit(name))))
     return charts
 
 
@@ -33,8 +33,8 @@ def loss_charts(run: RunFolder) -> list[str]:
             continue
         weight = run.setting(f"loss.{term}_weight", run.setting(f"model.quantizer.{term}_weight"))
         title = f"{term} (weight {weight:g})" if isinstance(weight, int | float) else term
-        lines = [_line(term, rows, name)]
-        charts.append(line_chart(title, "loss", lines, _description(lines[0], ""), by_ratio=True))
+        lines = [logged_line(term, rows, name)]
+        charts.append(line_chart(title, "loss", lines, in_words(lines[0], ""), by_ratio=True))
     return charts
 
 
@@ -46,8 +46,8 @@ def other_charts(run: RunFolder) -> list[str]:
             continue
         short = name.rpartition("/")[2].removesuffix("_training_queries")
         title = f"{label(short)}, training queries" if name.startswith("codebook/") else label(short)
-        lines = [_line(short, rows, name)]
-        charts.append(line_chart(title, unit(short), lines, _description(lines[0], unit(short))))
+        lines = [logged_line(short, rows, name)]
+        charts.append(line_chart(title, unit(short), lines, in_words(lines[0], unit(short))))
     return charts
 
 
@@ -55,14 +55,15 @@ def _names(rows: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row if name not in _META))
 
 
-def _line(label: str, rows: Sequence[dict[str, Any]], name: str) -> Line:
+def logged_line(label: str, rows: Sequence[dict[str, Any]], name: str) -> Line:
+    """A name of metrics.jsonl over images seen, shares in percent."""
     scale = 100 if is_share(name.rpartition("/")[2]) else 1
     points = [(row["images_seen"], row[name]) for row in rows if name in row]
     values = [math.nan if value is None else scale * value for _, value in points]
     return Line(label, [images_seen for images_seen, _ in points], values)
 
 
-def _description(line: Line, unit: str) -> str:
+def in_words(line: Line, unit: str) -> str:
     """The curve in words: where it starts and ends."""
     if not line.values:
         return "No values."

@@ -1,7 +1,7 @@
 """A tokenizer's training run, from a configuration to a run folder; the same on one process and under torchrun.
 
 Running it again on the same folder continues it. The folder holds config.json, environment.json, split.json,
-metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end, eval.json.
+metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end, eval.json and diagnosis.json.
 """
 
 import json
@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from vaevq.config import RunConfig, leaves, read_json
+from vaevq.config import EvalConfig, RunConfig, leaves, read_json
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.data.unreadable import UnreadableLog
+from vaevq.diagnostics.gradients import gradient_batch
+from vaevq.diagnostics.monitor import Monitor
 from vaevq.distributed import all_reduce_mean, any_process
 from vaevq.errors import UserError
 from vaevq.files import remove_leftovers, write_text
@@ -25,6 +27,7 @@ from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.evaluation import Evaluation, evaluate
 from vaevq.metrics.networks import load_feature_network, load_lpips, lpips_network
 from vaevq.tokenizer import Tokenizer
+from vaevq.training import run_diagnosis
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vaevq.training.engine import Engine, engine
 from vaevq.training.environment import environment
@@ -104,6 +107,9 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
             assert isinstance(tokenizer, Tokenizer)
             tracker.message(f"evaluating on {len(images.held_out)} held-out images")
             evaluation = _final_evaluation(config, run_dir, place, tokenizer, images)
+            if place.is_main:
+                with run_diagnosis.may_fail(tracker.message, "no diagnosis.json"):
+                    run_diagnosis.write_diagnosis(run_dir, config, tokenizer, images, device=place.device)
         return TrainingResult(run_dir, tokenizer, images, evaluation, place.is_main)
 
 
@@ -123,6 +129,13 @@ class _Loop:
         self.trainer, self.images, self.tracker = trainer, images, tracker
         self.terms: list[Mapping[str, float]] = []
         self.unreadable = UnreadableLog()
+        self.monitor = self._monitor() if place.is_main else None
+
+    def _monitor(self) -> Monitor:
+        config, cut = self.config, None
+        with run_diagnosis.may_fail(self.tracker.message, "no gradients of single terms in the log"):
+            cut = gradient_batch(self.images.train, config.eval, config.model.autoencoder.image_channels)
+        return Monitor(self.images.held_out, self._few_images, cut)
 
     def run(self) -> None:
         """Steps until the images of the configuration are seen."""
@@ -200,11 +213,23 @@ class _Loop:
         self.terms.clear()
 
     def _quick_evaluation(self) -> None:
-        limit = min(self.config.train.evaluate_images, len(self.images.held_out))
-        options = self.config.eval.model_copy(update={"metrics": ("psnr",), "images": limit})
+        options = self._few_images.model_copy(update={"metrics": ("psnr",)})
         evaluation = evaluate(self._tokenizer, self.images.held_out, options, device=self.place.device)
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
+        if self.monitor is not None:
+            joined = self.trainer.images_seen > self.config.loss.adversarial_start
+            with run_diagnosis.may_fail(self.tracker.message, f"no diagnostics at {self.trainer.images_seen} images"):
+                values = self.monitor.measure(
+                    self._tokenizer, self.trainer.objective, self.trainer.discriminator if joined else None
+                )
+                self.tracker.diagnostics(self.trainer.images_seen, values)
+
+    @property
+    def _few_images(self) -> EvalConfig:
+        """What is measured on the way is of few held-out images."""
+        limit = min(self.config.train.evaluate_images, len(self.images.held_out))
+        return self.config.eval.model_copy(update={"images": limit})
 
     def _save(self) -> None:
         with self.place.together():

@@ -14,7 +14,7 @@ from vaevq.errors import UserError
 from vaevq.files import write_text
 from vaevq.training.display import Pace, choose_display, printable, queries_label
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "held_out", "diagnostics"]
 
 
 class Tracker:
@@ -104,6 +104,13 @@ class Tracker:
         self._pace.skip_pause()
         self._write("held_out", images_seen, values)
         self._display.held_out(images_seen, values)
+
+    def diagnostics(self, images_seen: int, values: Mapping[str, float]) -> None:
+        """Logs why the held-out figures are as they are; too much for the display. Its time is no time of training."""
+        if not self.enabled:
+            return
+        self._pace.skip_pause()
+        self._write("diagnostics", images_seen, values)
 
     def message(self, text: str) -> None:
         """Prints a line above the display and appends it to log.txt with the time."""
