@@ -1,9 +1,12 @@
 """Validated configuration: YAML and `key=value` in, JSON out, every mistake at once with its dotted path.
 
+An option that is given and can do nothing beside the others (`vaevq.effect`) is a mistake too.
+
 Every weight and every choice that the paper and the authors' released code make differently is a field here;
 `variant: paper` and `variant: released` set them together, and a field that is given explicitly wins over both.
 """
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +17,11 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vaevq.effect import NO_EFFECT
 from vaevq.errors import UserError, nearest_name
 
 T = TypeVar("T", bound=BaseModel)
+S = TypeVar("S", bound="Section")
 
 Reduction = Literal["element", "position", "image"]
 """How a loss becomes a number: the mean over all elements; the sum over channels and mean over positions; the sum
@@ -161,7 +166,7 @@ class LossConfig(Section):
     pixel_weight: float = Field(default=1.0, ge=0)
     pixel_reduction: Reduction = "element"
     quantized_path: float = Field(default=1.0, gt=0)  # weight of every image term on x̂_q
-    continuous_path: float = Field(default=0.1, ge=0)  # and on x̂_c; 0: not decoded
+    continuous_path: float = Field(default=0.1, ge=0)  # and on x̂_c; 0, the default where there is none: not decoded
     perceptual_weight: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["alexnet", "vgg16"] = "alexnet"
     perceptual_weights_path: str | None = None  # None: fetched once into the cache
@@ -323,13 +328,16 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _apply_variant(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or given.get("variant") not in VARIANTS:
+    def _apply_variant_and_kind(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
             return given
-        kind = _dig(given, "model.quantizer.kind") or "vaevq"
-        if kind != "vaevq":
-            raise ValueError(f"variant: {given['variant']} goes with model.quantizer.kind: vaevq, not {kind}")
-        return merged(VARIANTS[given["variant"]], given)
+        kind, variant = _kind(given), given.get("variant")
+        if variant in VARIANTS and kind != "vaevq":
+            raise ValueError(f"variant: {variant} goes with model.quantizer.kind: vaevq, not {kind}")
+        if variant in VARIANTS:
+            return merged(VARIANTS[variant], given)
+        # What no other quantizer has is not to be switched off by hand.
+        return merged({"loss": {"continuous_path": 0}}, given) if kind != "vaevq" else given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -338,7 +346,7 @@ class RunConfig(Section):
             raise ValueError(f"data.image_size {self.data.image_size} is no multiple of the downsampling factor {f}")
         if self.model.quantizer.kind != "vaevq" and self.loss.continuous_path:
             raise ValueError(
-                "loss.continuous_path must be 0: this quantizer has no continuous path; add loss.continuous_path=0"
+                "loss.continuous_path must be 0: this quantizer has no continuous path; leave it out, or set it to 0"
             )
         return self
 
@@ -365,6 +373,59 @@ def _dig(tree: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         tree = tree.get(key) if isinstance(tree, Mapping) else getattr(tree, key, None)
     return tree
+
+
+def _kind(tree: Any) -> Any:
+    return _dig(tree, "model.quantizer.kind") or "vaevq"
+
+
+def laid(ground: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer of settings on the one below; neither is changed.
+
+    Where `given` names another kind of quantizer, of the ground's quantizer its codebook's shape alone is kept, and
+    what the ground says of a continuous path goes where the new kind has none. A variant of the ground is spelled
+    out: the rest of it stays.
+    """
+    if _dig(given, "model.quantizer.kind") is None or _kind(given) == _kind(ground):
+        return merged(ground, given)
+    kept = copy.deepcopy(dict(ground))
+    if kept.get("variant") in VARIANTS:
+        kept = merged(VARIANTS[kept.pop("variant")], kept)
+    quantizer, loss = _dig(kept, "model.quantizer"), kept.get("loss")
+    if isinstance(quantizer, Mapping):
+        kept["model"]["quantizer"] = {k: v for k, v in quantizer.items() if k in CodebookShape.model_fields}
+    if isinstance(loss, dict) and _kind(given) != "vaevq":
+        loss.pop("continuous_path", None)
+    return merged(kept, given)
+
+
+def without_effect(given: Mapping[str, Any], *configs: RunConfig) -> list[str]:
+    """What a layer of settings gives in vain, a sentence an option.
+
+    Defaults, and what a variant sets, are never in vain: they are given by nobody.
+
+    Args:
+        given: the layer, not validated.
+        configs: the configurations that it is a part of; an option that has an effect in one of them is not named.
+    """
+    in_vain = [_in_vain(config) for config in configs]
+    return [in_vain[-1][name] for name, _ in leaves(given) if all(name in of for of in in_vain)]
+
+
+def _in_vain(section: Section, prefix: str = "") -> dict[str, str]:
+    """What each option below a section that has no effect does not do, by name; those left at their default apart."""
+    options = dict(leaves(section.model_dump(), prefix))
+    variant = dict(leaves(VARIANTS.get(options.get("variant"), {})))  # type: ignore[arg-type]
+    found: dict[str, str] = {}
+    for rule in NO_EFFECT:
+        for option in rule.options:
+            if option not in options:  # another quantizer's, another section's
+                continue
+            parent, _, name = option.removeprefix(prefix).rpartition(".")
+            default = type(_dig(section, parent) if parent else section).model_fields[name].default
+            if options[option] not in (default, variant.get(option, default)) and rule.where(options):
+                found.setdefault(option, f"{option} {rule.says}")
+    return found
 
 
 def recipe_names() -> list[str]:
@@ -420,26 +481,39 @@ def load_run_config(
         overrides: `dotted.key=value` strings; values are read as YAML.
         flags: a tree that is laid on top of everything (what flags of the command set).
 
+    An override of another kind of quantizer than the recipe's takes no more of the recipe's quantizer than its
+    codebook's shape (`laid`).
+
     Raises:
-        UserError: a file that is absent or no YAML, an unknown field (with the nearest right name), a wrong type:
-            every mistake in one message.
+        UserError: a file that is absent or no YAML, an unknown field (with the nearest right name), a wrong type, an
+            option that the recipe by itself or what is laid on it gives in vain: every mistake in one message.
     """
     tree = recipe_tree(recipe)
-    for override in overrides:
-        tree = merged(tree, _override_tree(override))
-    return validate(RunConfig, merged(tree, flags or {}), str(recipe))
+    given = merged(_overrides_tree(overrides), flags or {})
+    config = validate(RunConfig, laid(tree, given), str(recipe))
+    mistakes = without_effect(given, config)
+    with contextlib.suppress(ValidationError):  # of a recipe that what is laid on it mends
+        # A term that is switched off on top of a recipe with its details leaves those in peace.
+        mistakes += without_effect(tree, RunConfig.model_validate(tree), config)
+    if mistakes:
+        raise UserError(f"{recipe}: {'; '.join(dict.fromkeys(mistakes))}")
+    return config
 
 
-def load_section(model: type[T], overrides: Sequence[str], base: T) -> T:
+def load_section(model: type[S], overrides: Sequence[str], base: S) -> S:
     """A section of the configuration: `base` with `key=value` overrides laid on it, validated whole.
 
     Raises:
-        UserError: an unknown key, a wrong type.
+        UserError: an unknown key, a wrong type, an override that has no effect.
     """
-    tree = base.model_dump(mode="json")
-    for override in overrides:
-        tree = merged(tree, _override_tree(override))
-    return validate(model, tree, "options")
+    given = _overrides_tree(overrides)
+    section = validate(model, merged(base.model_dump(mode="json"), given), "options")
+    prefix = next(f"{name}." for name, field in RunConfig.model_fields.items() if field.annotation is model)
+    in_vain = _in_vain(section, prefix)
+    mistakes = [in_vain[f"{prefix}{name}"] for name, _ in leaves(given) if f"{prefix}{name}" in in_vain]
+    if mistakes:  # here the section's options go by their own names
+        raise UserError(f"options: {'; '.join(mistakes)}".replace(prefix, ""))
+    return section
 
 
 def _parse_yaml(text: str, where: str) -> Any:
@@ -451,14 +525,17 @@ def _parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
 
 
-def _override_tree(override: str) -> dict[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"'{override}': an override is written dotted.key=value, like train.images=20000")
-    tree: Any = _parse_yaml(text, key)
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return dict(tree)
+def _overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{override}': an override is written dotted.key=value, like train.images=20000")
+        tree: Any = _parse_yaml(text, key)
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        given = merged(given, tree)
+    return given
 
 
 def validate(model: type[T], tree: Any, where: str) -> T:

@@ -10,15 +10,16 @@ from pydantic import Field, model_validator
 
 from vaevq.config import (
     VARIANTS,
-    CodebookShape,
     RunConfig,
     Section,
+    laid,
     leaves,
     merged,
     read_yaml,
     recipe_names,
     recipe_tree,
     validate,
+    without_effect,
 )
 from vaevq.errors import UserError, nearest_name
 
@@ -137,14 +138,18 @@ def read_plan(path: Path, *, data: str | None = None, held_out: str | None = Non
     base = _base(file.base, path)
     locations = {"data": {k: v for k, v in (("train", data), ("held_out", held_out)) if v is not None}}
     # A mistake in what all rows share is said once, not in each.
-    ground = merged(merged(base, file.set), locations)
-    _run_config(_laid(ground, {}), file.seeds[0], f"{path}: base and set")
+    shared = laid(base, file.set)
+    on_all = _run_config(shared, file.seeds[0], f"{path}: base and set")
+    ground = merged(shared, locations)
     rows, mistakes = [], []
     for name, tree in file.rows.items():
         try:
             rows.append(_row(name, tree or {}, file.seeds, ground))
         except UserError as error:
             mistakes.append(str(error))
+    # What is set for all may be for some: it is in vain where no row shows it.
+    configs = (*(row.config for row in rows), on_all)
+    mistakes = [*(f"set: {vain}" for vain in without_effect(file.set, *configs)), *mistakes]
     if mistakes:
         raise UserError(f"{path}: {'; '.join(mistakes)}")
     plan = Plan(path, file.base, file.set, file.reference, tuple(rows))
@@ -165,35 +170,11 @@ def _base(name: str, path: Path) -> dict[str, Any]:
 def _row(name: str, tree: Mapping[str, Any], seeds: Seeds, ground: Mapping[str, Any]) -> Row:
     given = {key: value for key, value in tree.items() if key != "seeds"}
     own = validate(RowSeeds, {"seeds": tree.get("seeds", list(seeds))}, f"row {name}").seeds
-    laid = _laid(ground, given)
-    return Row(name, given, {seed: _run_config(laid, seed, f"row {name}") for seed in own})
-
-
-def _laid(ground: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's settings on what all rows share.
-
-    A row of another quantizer than the base's takes the base's size of the codebook and no other option of its
-    quantizer, and decodes no continuous path unless it says so.
-    """
-    kind = _kind(given) or _kind(ground) or "vaevq"
-    laid = dict(ground)
-    quantizer = _quantizer(ground)
-    if quantizer and kind != (_kind(ground) or "vaevq"):
-        shape = {key: value for key, value in quantizer.items() if key in CodebookShape.model_fields}
-        laid["model"] = {**ground["model"], "quantizer": shape}
-    if kind != "vaevq":
-        laid = merged(laid, {"loss": {"continuous_path": 0}})
-    return merged(laid, given)
-
-
-def _quantizer(tree: Mapping[str, Any]) -> Mapping[str, Any]:
-    model = tree.get("model")
-    quantizer = model.get("quantizer") if isinstance(model, Mapping) else None
-    return quantizer if isinstance(quantizer, Mapping) else {}
-
-
-def _kind(tree: Mapping[str, Any]) -> Any:
-    return _quantizer(tree).get("kind")
+    tree = laid(ground, given)
+    row = Row(name, given, {seed: _run_config(tree, seed, f"row {name}") for seed in own})
+    if in_vain := without_effect(given, row.config):
+        raise UserError(f"row {name}: {'; '.join(in_vain)}")
+    return row
 
 
 def _run_config(tree: Mapping[str, Any], seed: int, where: str) -> RunConfig:

@@ -1,0 +1,156 @@
+"""Which options do nothing beside which others: data, which `vaevq.config` reads to refuse what would be ignored."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Options = Mapping[str, Any]
+"""Every option of a configuration by its dotted name."""
+
+
+@dataclass(frozen=True)
+class NoEffect:
+    """Options that one and the same lack leaves without effect.
+
+    Attributes:
+        options: their dotted names.
+        where: whether a configuration that has them has this lack.
+        says: what a message says of one of them: the name, then this.
+    """
+
+    options: tuple[str, ...]
+    where: Callable[[Options], bool]
+    says: str
+
+
+def _quantizer(*names: str) -> tuple[str, ...]:
+    return tuple(f"model.quantizer.{name}" for name in names)
+
+
+_IMAGE_TERMS = ("loss.pixel_weight", "loss.perceptual_weight", "loss.adversarial_weight")
+_ADVERSARIAL = (
+    "loss.adversarial_form",
+    "loss.adversarial_adaptive",
+    "loss.discriminator_width",
+    "loss.discriminator_layers",
+    "loss.lecam_weight",
+    "train.discriminator_learning_rate",
+)
+_USES_OF_SIGMA = _quantizer("rcs_weight", "kl_weight")
+
+
+def _without_image_term(of: Options) -> bool:
+    return not any(of[weight] for weight in _IMAGE_TERMS)
+
+
+def _posterior_unused(of: Options) -> bool:
+    point = of["model.quantizer.quantize"] == "mean" and of["model.quantizer.gradient"] == "straight_through"
+    return point and not of["loss.continuous_path"] and not any(of[weight] for weight in _USES_OF_SIGMA)
+
+
+def _rcs_moves_nothing(of: Options) -> bool:
+    # No gradient moves an averaged codebook, and with a share of 0 and σ detached none of it reaches the encoder.
+    standing = of["model.quantizer.codebook"] == "averaged" and of["model.quantizer.rcs_detach_sigma"]
+    return bool(standing and of["model.quantizer.rcs_weight"]) and not of["model.quantizer.rcs_encoder_share"]
+
+
+def _joins_too_late(of: Options) -> bool:
+    batch = of["train.batch_size"]
+    last_step = (of["train.images"] - 1) // batch * batch  # images seen when it begins
+    return bool(of["loss.adversarial_weight"]) and of["loss.adversarial_start"] > last_step
+
+
+NO_EFFECT: tuple[NoEffect, ...] = (
+    NoEffect(
+        ("model.autoencoder.upsampling",),
+        lambda of: len(of["model.autoencoder.multipliers"]) == 1,
+        "has no effect with a single level in model.autoencoder.multipliers",
+    ),
+    NoEffect(
+        _quantizer("average_decay", "revive_below"),
+        lambda of: of.get("model.quantizer.codebook", "averaged") != "averaged",  # that of vq_ema always is
+        "has no effect unless model.quantizer.codebook is averaged",
+    ),
+    NoEffect(
+        _quantizer("initial_logvar"),
+        _posterior_unused,
+        "has no effect where nothing uses σ: model.quantizer.quantize mean, gradient straight_through, "
+        "rcs_weight 0, kl_weight 0, and loss.continuous_path 0",
+    ),
+    NoEffect(
+        _quantizer("rcs_form", "rcs_detach_sigma", "rcs_min_std", "rcs_encoder_share", "rcs_reduction"),
+        lambda of: not of["model.quantizer.rcs_weight"],
+        "has no effect at model.quantizer.rcs_weight 0",
+    ),
+    NoEffect(
+        _quantizer("rcs_weight", "rcs_min_std", "rcs_reduction"),
+        _rcs_moves_nothing,
+        "has no effect at model.quantizer.rcs_encoder_share 0 with model.quantizer.codebook averaged",
+    ),
+    NoEffect(
+        _quantizer("rcs_encoder_share"),
+        _rcs_moves_nothing,
+        "0 leaves model.quantizer.rcs_weight without effect where model.quantizer.codebook is averaged; "
+        "model.quantizer.rcs_weight 0 says so",
+    ),
+    NoEffect(
+        _quantizer("dcr_target", "dcr_square_root_term"),
+        lambda of: not of["model.quantizer.dcr_weight"],
+        "has no effect at model.quantizer.dcr_weight 0",
+    ),
+    NoEffect(
+        _quantizer("kl_reduction"),
+        lambda of: not of["model.quantizer.kl_weight"],
+        "has no effect at model.quantizer.kl_weight 0",
+    ),
+    NoEffect(
+        ("loss.quantized_path", "loss.continuous_path", *_quantizer("gradient", "codebook_gradient")),
+        _without_image_term,
+        f"has no effect without an image term: {', '.join(_IMAGE_TERMS)} are all 0",
+    ),
+    NoEffect(
+        ("loss.pixel", "loss.pixel_reduction"),
+        lambda of: not of["loss.pixel_weight"],
+        "has no effect at loss.pixel_weight 0",
+    ),
+    NoEffect(
+        ("loss.perceptual_network", "loss.perceptual_weights_path"),
+        lambda of: not of["loss.perceptual_weight"],
+        "has no effect at loss.perceptual_weight 0",
+    ),
+    NoEffect(
+        ("loss.adversarial_start", *_ADVERSARIAL),
+        lambda of: not of["loss.adversarial_weight"],
+        "has no effect at loss.adversarial_weight 0",
+    ),
+    NoEffect(
+        ("loss.adversarial_weight", *_ADVERSARIAL),
+        _joins_too_late,
+        "has no effect with loss.adversarial_start past the last step of train.images",
+    ),
+    NoEffect(
+        ("data.held_out_share", "data.split_by"),
+        lambda of: of["data.held_out"] is not None,
+        "has no effect with data.held_out: nothing is split",
+    ),
+    NoEffect(
+        ("data.crop_scale",),
+        lambda of: of["data.crop"] != "random_resized",
+        "has no effect unless data.crop is random_resized",
+    ),
+    NoEffect(
+        ("eval.lpips_network", "eval.lpips_weights"),
+        lambda of: "lpips" not in of["eval.metrics"],
+        "has no effect without lpips in eval.metrics",
+    ),
+    NoEffect(
+        ("eval.feature_network", "eval.feature_weights"),
+        lambda of: not {"frechet", "kid"} & set(of["eval.metrics"]),
+        "has no effect without frechet or kid in eval.metrics",
+    ),
+    NoEffect(
+        ("eval.kid_block",),
+        lambda of: "kid" not in of["eval.metrics"],
+        "has no effect without kid in eval.metrics",
+    ),
+)
