@@ -54,7 +54,8 @@ def codebook(task: Task) -> dict[str, float]:
 
 def write(folder: Path, task: Task, **fields: Any) -> None:
     assert task.data is not None
-    protocol = {"tokens": 512, "images": 2, "crop": "centre", "model_digest": task.name}
+    size = task.config.model.quantizer.codebook_size
+    protocol = {"tokens": 512, "images": 2, "codebook_size": size, "crop": "centre", "model_digest": task.name}
     log = [{"images_seen": 20, "split": "train", "codebook/usage_training_queries": 0.99}]
     fields = {"protocol": protocol, "curves": log, **fields}
     made_of = digest(task.config, task.data, task.code)
@@ -122,7 +123,7 @@ def test_cells_of_other_code_are_taken_where_asked_and_named(tmp_path: Path, mad
 
 
 def test_a_protocol_that_is_not_equal_is_said(tmp_path: Path, made: list[Task]) -> None:
-    protocol = {"tokens": 512, "images": 2, "crop": "none"}
+    protocol = {"tokens": 512, "images": 2, "codebook_size": 16, "crop": "none"}
     write(tmp_path, made[0], protocol=protocol, figures={"psnr": 20.0, **codebook(made[0])})
     table = compared(tmp_path, made)
     assert table.protocol()[1] == ["crop"]
@@ -149,6 +150,7 @@ def test_the_table_for_programs_holds_every_value(tmp_path: Path, made: list[Tas
     assert ours["figures"]["psnr"]["by_seed"] == {"0": 20.0, "1": 22.0, "2": 24.5}
     assert ours["figures"]["usage_training_queries"]["mean"] == pytest.approx(0.99)
     assert ours["figures"]["tokens_per_image"]["mean"] == 256
+    assert ours["figures"]["bits_per_image"]["mean"] == 256 * 4  # log₂16 a token
     assert ours["difference_to_reference"]["psnr"]["verdict"] == "better"
 
 

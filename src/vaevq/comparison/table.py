@@ -232,11 +232,14 @@ def _mean_over(entry: Entry, name: str, seeds: Sequence[int]) -> float | None:
 
 
 def _figures(cell: Cell) -> dict[str, float]:
-    """A cell's figures, tokens an image, and what training counted of its own queries in its last interval."""
+    """A cell's figures, tokens and bits an image, and what training counted of its own queries in its last interval."""
     train = [row for row in cell.curves if row["split"] == "train"]
     last = train[-1] if train else {}
     queries = {name: last.get(logged) for logged, name in _TRAINING_QUERIES.items()}
-    images = {"tokens_per_image": cell.protocol["tokens"] / cell.protocol["images"]} if cell.protocol else {}
+    images = {}
+    if cell.protocol:
+        per_image = cell.protocol["tokens"] / cell.protocol["images"]
+        images = {"tokens_per_image": per_image, "bits_per_image": per_image * math.log2(cell.protocol["codebook_size"])}
     return {name: value for name, value in {**cell.figures, **images, **queries}.items() if value is not None}
 
 

@@ -8,12 +8,12 @@ from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD
 from vaevq.metrics.result import Evaluation
 from vaevq.report.labels import label
 
-_OF_CODEBOOK = ("usage", "usage_ceiling", "perplexity", "tokens_per_codeword")
+_OF_CODEBOOK = ("bits_per_image", "usage", "usage_ceiling", "perplexity", "tokens_per_codeword")
 QUERIES = ("usage_training_queries", "perplexity_training_queries")
 
 CODEBOOK_COLUMNS = (
     *("usage", "usage_ceiling", "usage_of_ceiling", "dead_codewords", "perplexity", "perplexity_share"),
-    *("tokens_per_codeword", "tokens_per_image", "bits_per_pixel", "bits_per_pixel_entropy", *QUERIES),
+    *("tokens_per_codeword", "tokens_per_image", "bits_per_image", "bits_per_pixel", "bits_per_pixel_entropy", *QUERIES),
 )
 """All that is said of a codebook's use; what training counts of its own queries is the last, and labelled so."""
 
@@ -28,7 +28,7 @@ def quality_figures(comparison: Comparison) -> list[str]:
 
 
 def codebook_figures(comparison: Comparison) -> list[str]:
-    """The figures of the codebook's use; usage never without its ceiling and T/K."""
+    """The rate, and the figures of the codebook's use; usage never without its ceiling and T/K."""
     return [name for name in _OF_CODEBOOK if name in comparison.figures]
 
 

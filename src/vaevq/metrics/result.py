@@ -115,6 +115,8 @@ _MEANINGS = {
     "tokens": ("{:,}", "T, the tokens that were counted"),
     "tokens_per_codeword": ("{:.2f}", "T/K; claims about usage need at least 30"),
     "entropy_bits": ("{:.3f} bits", "entropy a token"),
+    "tokens_per_image": ("{:,.1f}", "T over the images"),
+    "bits_per_image": ("{:,.0f} bits", "tokens an image times log₂K"),
     "bits_per_pixel": ("{:.5f} bits", "a pixel, each token written with log₂K bits"),
     "bits_per_pixel_entropy": ("{:.5f} bits", "a pixel, tokens coded at their entropy"),
 }

@@ -15,6 +15,8 @@ _LABELS = {
     "dead_codewords": "dead codewords",
     "entropy_bits": "entropy",
     "bits_per_pixel_entropy": "bits per pixel (entropy)",
+    "tokens_per_image": "tokens an image",
+    "bits_per_image": "rate an image",
     "bits_per_pixel": "bits per pixel (fixed)",
     "images_per_second": "training speed",
 }
