@@ -136,7 +136,7 @@ def test_the_markdown_table_has_usage_with_its_ceiling_and_marks_the_best(tmp_pa
     header, row = (next(line for line in lines if line.startswith(start)) for start in ("|  | seeds", "| ours |"))
     assert [cell.strip() for cell in header.split("|")[2:-1]] == [
         *("seeds", "PSNR (dB) ↑", "LPIPS (AlexNet) ↓"),
-        *("codebook usage ↑", "usage ceiling", "perplexity ↑", "tokens a codeword (T/K)"),
+        *("rate an image (bits)", "codebook usage ↑", "usage ceiling", "perplexity ↑", "tokens a codeword (T/K)"),
     ]
     assert "22.17 ± 5.60" in row
     assert "**30.00**" in text

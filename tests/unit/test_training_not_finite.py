@@ -96,7 +96,8 @@ def test_the_run_stops_and_its_last_checkpoint_stays(
 ) -> None:
     recipe, run_dir = small_recipe(tmp_path, photos), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(vlq, "representation_coherence", poisoned(vlq.representation_coherence, 5, nan))  # one call is the log's
+        # The fourth step's is the fifth call: the diagnostics at 8 images make one.
+        patch.setattr(vlq, "representation_coherence", poisoned(vlq.representation_coherence, 5, nan))
         outcome = vaevq("train", recipe, "--run-dir", run_dir, "--quiet")
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err == (

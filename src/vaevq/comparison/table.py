@@ -239,7 +239,8 @@ def _figures(cell: Cell) -> dict[str, float]:
     images = {}
     if cell.protocol:
         per_image = cell.protocol["tokens"] / cell.protocol["images"]
-        images = {"tokens_per_image": per_image, "bits_per_image": per_image * math.log2(cell.protocol["codebook_size"])}
+        bits = math.log2(cell.protocol["codebook_size"])
+        images = {"tokens_per_image": per_image, "bits_per_image": per_image * bits}
     return {name: value for name, value in {**cell.figures, **images, **queries}.items() if value is not None}
 
 

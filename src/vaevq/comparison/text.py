@@ -13,7 +13,8 @@ QUERIES = ("usage_training_queries", "perplexity_training_queries")
 
 CODEBOOK_COLUMNS = (
     *("usage", "usage_ceiling", "usage_of_ceiling", "dead_codewords", "perplexity", "perplexity_share"),
-    *("tokens_per_codeword", "tokens_per_image", "bits_per_image", "bits_per_pixel", "bits_per_pixel_entropy", *QUERIES),
+    *("tokens_per_codeword", "tokens_per_image", "bits_per_image", "bits_per_pixel", "bits_per_pixel_entropy"),
+    *QUERIES,
 )
 """All that is said of a codebook's use; what training counts of its own queries is the last, and labelled so."""
 
