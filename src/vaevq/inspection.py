@@ -12,6 +12,7 @@ from vaevq.errors import UserError
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.counts import deciles, sparkline
 from vaevq.metrics.result import read_evaluation
+from vaevq.quantization.count import learned_count
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.checkpoint import checkpoints, load_checkpoint
 
@@ -58,8 +59,8 @@ def _model_rows(folder: Path) -> Rows:
         ("code_dim", quantizer.code_dim),
         ("downsample_factor", tokenizer.downsample_factor),
         ("image_channels", autoencoder.image_channels),
-        *((f"parameters, {name}", _count(part)) for name, part in tokenizer.named_children()),
-        ("parameters", _count(tokenizer)),
+        *((f"parameters, {name}", learned_count(part)) for name, part in tokenizer.named_children()),
+        ("parameters", learned_count(tokenizer)),
         ("digest", tokenizer.digest),
         *_evaluation_rows(folder, tokenizer),
     ]
@@ -126,7 +127,3 @@ def _usage_rows(histogram: TokenHistogram, statistics: CodebookStatistics) -> Ro
         ("counts, log scale", sparkline(histogram.counts)),
         *([("note", note)] if few else []),
     ]
-
-
-def _count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

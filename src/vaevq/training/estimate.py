@@ -12,6 +12,7 @@ from torch import nn
 from vaevq.config import RunConfig
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import training_batches
+from vaevq.quantization.count import learned_count
 from vaevq.training.engine import engine
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
@@ -23,7 +24,7 @@ class Estimate:
     """What a run would be.
 
     Attributes:
-        parameters: of the tokenizer's parts, and of the discriminator where there is one.
+        parameters: of the tokenizer's parts, codewords with them, and of the discriminator where there is one.
         train_images, held_out_images: the two sides of the data.
         steps: optimizer steps.
         seconds_per_step: measured, loading of images included; the discriminator is counted from its start on.
@@ -81,7 +82,7 @@ def estimate(config: RunConfig) -> Estimate:
         if trainer.discriminator is not None:
             parts["discriminator"] = trainer.discriminator
         return Estimate(
-            parameters={name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+            parameters={name: learned_count(part) for name, part in parts.items()},
             train_images=len(images.train),
             held_out_images=len(images.held_out),
             steps=-(-train.images // train.batch_size),
