@@ -13,8 +13,13 @@ from rich.table import Table
 from vaevq.training.display import can_redraw, printable
 
 # Names of files and options are shown as they are: nothing in them is markup.
-_out = Console(highlight=False, markup=False, emoji=False)
-_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+_out = Console(**_PLAIN)
+_err = Console(stderr=True, **_PLAIN)
+
+
+MOST_COLUMNS = 10_000
+"""Wider than any table."""
 
 
 class Reached(Protocol):
@@ -50,14 +55,30 @@ def say_evaluation(rows: Iterable[tuple[str, str, str]], notes: Iterable[str]) -
         say(f"note: {note}")
 
 
-def say_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table whose first column names its rows and whose others are numbers."""
+def say_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose first column names its rows and whose others are numbers.
+
+    No value is cut short: in a terminal that is too narrow the table is turned, so that there is a column a row, and
+    values are broken where that does not help; in a file or a pipe there is no width to keep to.
+    """
+    table = _table(title, header, rows)
+    width = _out.measure(table, options=_out.options.update(max_width=MOST_COLUMNS)).maximum
+    if width <= _out.width:
+        _out.print(table)
+    elif _out.is_terminal:
+        names, *columns = zip(header, *rows, strict=True)
+        _out.print(_table(title, names, columns))
+    else:
+        Console(width=width, **_PLAIN).print(table)
+
+
+def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left")
     for i, heading in enumerate(header):
-        table.add_column(heading, justify="right" if i else "left")
+        table.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    _out.print(table)
+    return table
 
 
 def say_rows(title: str, rows: Iterable[tuple[str, Any]]) -> None:
