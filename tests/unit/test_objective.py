@@ -58,7 +58,7 @@ def test_total_is_the_weighted_sum_of_its_terms() -> None:
     config = LossConfig(pixel_weight=2.0, perceptual_weight=0.5, adversarial_weight=0.25, continuous_path=0.1)
     objective = TokenizerObjective(config, model.quantizer.term_weights, CountingLpips())
     loss = objective(images(), forward(model), discriminator())
-    weights = {"pixel": 2.0, "perceptual": 0.5, "adversarial": 0.25, "rcs": 0.01, "dcr": 0.1, "kl": 1e-3}
+    weights = {"pixel": 2.0, "perceptual": 0.5, "adversarial": 0.25, "rcs": 0.001, "dcr": 0.1, "kl": 1e-3}
     assert loss.terms.keys() == weights.keys()
     assert float(loss.total.detach()) == pytest.approx(
         sum(weights[k] * float(v) for k, v in loss.terms.items()), rel=1e-5

@@ -121,7 +121,7 @@ def test_every_picture_and_chart_has_a_text(finished: Path) -> None:
     assert all(attributes["alt"] for attributes in page.all("img"))
     charts = page.all("svg")
     labels = [attributes["aria-label"] for attributes in charts]
-    for start in ("PSNR, held-out", "codebook usage, held-out", "perplexity, held-out", "total", "rcs (weight 0.01)"):
+    for start in ("PSNR, held-out", "codebook usage, held-out", "perplexity, held-out", "total", "rcs (weight 0.001)"):
         assert any(label and label.startswith(start) for label in labels), start
     assert any(label and "usage, training queries" in label for label in labels)
 

@@ -106,7 +106,7 @@ def test_a_finished_run_is_reported_on_again_without_training(
     [
         ("train", "learning_rate", "0.0006", "0.5"),
         ("train", "images", "20", "24"),
-        ("model", "quantizer.rcs_weight", "0.01", "0.5"),
+        ("model", "quantizer.rcs_weight", "0.001", "0.5"),
         ("data", "image_size", "16", "18"),
         ("eval", "crop", "32", "16"),
     ],
