@@ -23,7 +23,7 @@ from vaevq.comparison.cells import (
     thinned,
 )
 from vaevq.comparison.code import code_digest
-from vaevq.config import QUANTIZERS, RunConfig
+from vaevq.config import QUANTIZERS, DataConfig, RunConfig
 from vaevq.errors import UserError
 
 DATA = DataDigests("aa", "bb")
@@ -175,3 +175,12 @@ def test_counts_and_logs_are_kept_small() -> None:
     assert sum(row["split"] == "train" for row in kept) == TRAIN_ROWS
     assert kept[-1] == rows[-1]
     assert thinned(rows[:3]) == rows[:3]
+
+
+def test_a_digest_is_the_same_whether_a_section_names_images_or_nothing(config: RunConfig) -> None:
+    named = config.model_copy(update={"data": DataConfig(train="somewhere", held_out="elsewhere")})
+    unnamed = config.model_copy(update={"data": DataConfig()})
+    images = DataDigests("train", "held out")
+    assert digest(named, images, "code") == digest(unnamed, images, "code")
+    cut = config.model_copy(update={"data": DataConfig(image_size=2 * DataConfig().image_size)})
+    assert digest(cut, images, "code") != digest(unnamed, images, "code")

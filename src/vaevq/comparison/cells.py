@@ -159,6 +159,8 @@ def tasks(plan: Plan, *, need_data: bool = True) -> list[Task]:
 
 
 def _data_digests(config: RunConfig, need_data: bool) -> DataDigests | None:
+    if not need_data and config.data.train is None:
+        return None  # the cells may be of images that --data named, and not of the quick start's
     try:
         images = run_images(config.data, config.seed)
     except UserError:
@@ -189,6 +191,8 @@ def configuration(config: RunConfig) -> dict[str, Any]:
 def digest(config: RunConfig, data: DataDigests, code: str) -> str:
     """64 hexadecimal digits of what was set otherwise than by default, the images' names, and the numeric code."""
     tree = config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True)
+    # A section that sets nothing but where images lie is there and empty: it is so where nothing at all is set.
+    tree.setdefault("data", {})
     # Each kind is the default of its own section.
     facts = [config.model.quantizer.kind, tree, asdict(data), code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
