@@ -1,6 +1,6 @@
 """Makes the pictures of docs/why.md of the cells of a comparison, means over its seeds.
 
-    .venv/bin/python docs/make_why.py experiments/ablation
+    .venv/bin/python docs/make_why.py experiments/claim-k1024
 
 The rows drawn are those of `SHOWN` that have diagnostics.
 """
@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vaevq.report.plots import PRINT, figure, png, set_log_scale
+from vaevq.report.plots import PRINT, engineering, figure, locator, png, set_log_scale
 
 SHOWN = {
     "vq": "plain VQ",
-    "vlq_rcs": "VLQ + RCS, embedding",
-    "vlq_rcs_dcr": "VLQ + RCS + DCR, embedding",
+    "vq_ema": "VQ-EMA",
+    "simvq": "SimVQ",
+    "vq_ema_revived": "VQ-EMA, revived",
     "vaevq": "VAEVQ",
 }
 IMAGES = Path(__file__).parent / "images"
@@ -38,8 +39,9 @@ def main(folder: Path) -> None:
 
 
 def spectra(cells: Cells, path: Path) -> None:
-    """Eigenvalues of means and of codewords, a panel a row."""
-    with figure(9.0, 2.7, PRINT) as on:
+    """Eigenvalues of means and of codewords, a panel a row; a cell keeps those of few dimensions alone."""
+    cells = {row: found for row, found in cells.items() if "mean_eigenvalues" in found[0]["diagnostics"]["latents"]}
+    with figure(7.5, 2.7, PRINT) as on:
         on.set_facecolor("white")
         panels = on.subplots(1, len(cells), sharey=True)
         for axes, (row, found) in zip(np.atleast_1d(panels), cells.items(), strict=True):
@@ -48,7 +50,7 @@ def spectra(cells: Cells, path: Path) -> None:
                 colour = PRINT.first if name == "mean" else PRINT.second
                 label = {"mean": "means", "codebook": "codewords"}[name]
                 axes.plot(range(1, len(values) + 1), values, look, color=colour, markersize=3.5, label=label)
-            axes.set_title(SHOWN[row])
+            axes.set_title(f"{SHOWN[row]}, d = {len(values)}")
             axes.set_xlabel("eigenvalue, largest first")
         first = np.atleast_1d(panels)[0]
         set_log_scale(first, 1e4)
@@ -60,7 +62,7 @@ def spectra(cells: Cells, path: Path) -> None:
 
 def curves(cells: Cells, path: Path) -> None:
     """PSNR, perplexity and the effective dimension of the means over training."""
-    with figure(9.0, 2.9, PRINT) as on:
+    with figure(9.5, 2.9, PRINT) as on:
         on.set_facecolor("white")
         psnr, perplexity, bars = on.subplots(1, 3)
         for place, (row, found) in enumerate(cells.items()):
@@ -78,8 +80,10 @@ def curves(cells: Cells, path: Path) -> None:
         perplexity.set_title("perplexity, held-out")
         for axes in (psnr, perplexity):
             axes.set_xlabel("images seen")
+            axes.xaxis.set_major_formatter(engineering)
+            axes.xaxis.set_major_locator(locator(4))
         bars.set_title("quantization error, % of variance")
-        bars.set_xticks(range(len(cells)), ["VQ", "+RCS", "+RCS+DCR", "VAEVQ"][: len(cells)])
+        bars.set_xticks(range(len(cells)), [SHOWN[row].replace(" ", "\n") for row in cells], fontsize=6.5)
         bars.set_xlabel("grey: Gaussian bound at log₂K bits")
         perplexity.legend(loc="best")
         png(on, path)
