@@ -61,7 +61,7 @@ def spectra(cells: Cells, path: Path) -> None:
 
 
 def curves(cells: Cells, path: Path) -> None:
-    """PSNR, perplexity and the effective dimension of the means over training."""
+    """PSNR and perplexity over training, and the quantization error at its end."""
     with figure(9.5, 2.9, PRINT) as on:
         on.set_facecolor("white")
         psnr, perplexity, bars = on.subplots(1, 3)

@@ -76,7 +76,7 @@ class VariationalConfig(CodebookShape):
     # VLQ, eq. 1-4
     quantize: Literal["sample", "mean"] = "sample"  # in training; at inference always the mean
     gradient: Literal["straight_through", "reparameterized"] = "straight_through"
-    # What the codewords are: moving averages of the means that they win (where RCS is least); an embedding that is
+    # What the codewords are: moving averages of the means that they win (about where RCS is least); an embedding that is
     # descended; such an embedding through one learnable d×d layer, as SimVQ's.
     codebook: Literal["averaged", "embedding", "projected"] = "averaged"
     codebook_gradient: bool = False  # whether the decoder's gradient reaches the codebook as well
@@ -332,6 +332,7 @@ class RunConfig(Section):
         if not isinstance(given, Mapping):
             return given
         kind, variant = _kind(given), given.get("variant")
+        variant = variant if isinstance(variant, str) else None  # a mistake that the field names
         if variant in VARIANTS and kind != "vaevq":
             raise ValueError(f"variant: {variant} goes with model.quantizer.kind: vaevq, not {kind}")
         if variant in VARIANTS:
@@ -389,7 +390,7 @@ def laid(ground: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if _dig(given, "model.quantizer.kind") is None or _kind(given) == _kind(ground):
         return merged(ground, given)
     kept = copy.deepcopy(dict(ground))
-    if kept.get("variant") in VARIANTS:
+    if isinstance(kept.get("variant"), str) and kept["variant"] in VARIANTS:
         kept = merged(VARIANTS[kept.pop("variant")], kept)
     quantizer, loss = _dig(kept, "model.quantizer"), kept.get("loss")
     if isinstance(quantizer, Mapping):
@@ -494,7 +495,8 @@ def load_run_config(
     mistakes = without_effect(given, config)
     with contextlib.suppress(ValidationError):  # of a recipe that what is laid on it mends
         # A term that is switched off on top of a recipe with its details leaves those in peace.
-        mistakes += without_effect(tree, RunConfig.model_validate(tree), config)
+        if dict(leaves(tree)).keys() < dict(leaves(config.model_dump())).keys():  # else a saved run's, which lists all
+            mistakes += without_effect(tree, RunConfig.model_validate(tree), config)
     if mistakes:
         raise UserError(f"{recipe}: {'; '.join(dict.fromkeys(mistakes))}")
     return config

@@ -58,18 +58,24 @@ def say_evaluation(rows: Iterable[tuple[str, str, str]], notes: Iterable[str]) -
 def say_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose first column names its rows and whose others are numbers.
 
-    No value is cut short: in a terminal that is too narrow the table is turned, so that there is a column a row, and
-    values are broken where that does not help; in a file or a pipe there is no width to keep to.
+    No value is cut short: in a terminal that is too narrow the table is turned where that is narrower, so that there
+    is a column a row, and values are broken where that does not do; in a file or a pipe there is no width to keep to.
     """
     table = _table(title, header, rows)
-    width = _out.measure(table, options=_out.options.update(max_width=MOST_COLUMNS)).maximum
+    width = _width(table)
     if width <= _out.width:
         _out.print(table)
     elif _out.is_terminal:
         names, *columns = zip(header, *rows, strict=True)
-        _out.print(_table(title, names, columns))
+        turned = _table(title, names, columns)
+        _out.print(min(table, turned, key=_width))
     else:
         Console(width=width, **_PLAIN).print(table)
+
+
+def _width(table: Table) -> int:
+    """Of a table that has all the room it could take."""
+    return _out.measure(table, options=_out.options.update(max_width=MOST_COLUMNS)).maximum
 
 
 def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -24,6 +24,13 @@ def test_a_table_in_a_terminal_fits_it_and_loses_nothing(monkeypatch: pytest.Mon
         assert all(value in out.getvalue() for row in ROWS for value in row)
 
 
+def test_a_table_of_many_rows_is_not_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console, "_out", Console(file=out, width=100, force_terminal=True, color_system=None))
+    console.say_table("rates", HEADER, 10 * ROWS)
+    assert sum(line.startswith("│ vaevq") for line in out.getvalue().splitlines()) == 10
+
+
 def test_a_table_in_a_file_is_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     console.say_table("rates", HEADER, ROWS)
     lines = [line for line in capsys.readouterr().out.splitlines() if "22.34" in line]

@@ -162,7 +162,7 @@ def _base(name: str, path: Path) -> dict[str, Any]:
     beside = path.parent / name
     tree = recipe_tree(beside if name not in recipe_names() and beside.is_file() else name)
     tree.pop("seed", None)
-    if tree.get("variant") in VARIANTS:
+    if isinstance(tree.get("variant"), str) and tree["variant"] in VARIANTS:
         tree = merged(VARIANTS[tree.pop("variant")], tree)
     return tree
 

@@ -1,7 +1,7 @@
 """The diagnosis of a run: of its own weights, images and checkpoints, and diagnosis.json at its end."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,21 +86,31 @@ def _diagnosed(
         options,
         config.loss,
         device=device,
-        earlier=_earlier(config, saved[-2]) if len(saved) > 1 else None,
+        earlier=_earlier(config, saved),
         discriminator=_discriminator(config, saved[-1]) if saved and config.loss.adversarial_weight else None,
     )
 
 
-def _earlier(config: RunConfig, checkpoint: Path) -> Tokenizer:
+def _earlier(config: RunConfig, saved: Sequence[Path]) -> Tokenizer | None:
+    """The state at the last regular checkpoint before the end: one that Ctrl-C left may be of any step."""
+    every, last = config.train.checkpoint_every, int(saved[-1].stem) if saved else 0
+    regular = [path for path in saved if int(path.stem) < last and int(path.stem) % every < config.train.batch_size]
+    if not regular:
+        return None
     earlier = Tokenizer(config.model)
-    earlier.load_state_dict(load_checkpoint(checkpoint, torch.device("cpu"))["average"])
+    earlier.load_state_dict(load_checkpoint(regular[-1], torch.device("cpu"))["average"])
     return earlier
+
+
+def has_joined(config: RunConfig, images_seen: int) -> bool:
+    """Whether the discriminator had a part in the step that ended at so many images seen."""
+    return images_seen - config.train.batch_size >= config.loss.adversarial_start
 
 
 def _discriminator(config: RunConfig, checkpoint: Path) -> PatchDiscriminator | None:
     """None before it has joined: its term has no part in the loss."""
     loss, state = config.loss, load_checkpoint(checkpoint, torch.device("cpu"))
-    if state["images_seen"] <= loss.adversarial_start:
+    if not has_joined(config, state["images_seen"]):
         return None
     channels = config.model.autoencoder.image_channels
     discriminator = PatchDiscriminator(channels, loss.discriminator_width, loss.discriminator_layers)

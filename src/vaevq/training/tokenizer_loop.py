@@ -218,7 +218,7 @@ class _Loop:
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
         if self.monitor is not None:
-            joined = self.trainer.images_seen > self.config.loss.adversarial_start
+            joined = run_diagnosis.has_joined(self.config, self.trainer.images_seen)
             with run_diagnosis.may_fail(self.tracker.message, f"no diagnostics at {self.trainer.images_seen} images"):
                 values = self.monitor.measure(
                     self._tokenizer, self.trainer.objective, self.trainer.discriminator if joined else None
