@@ -76,7 +76,7 @@ class VariationalConfig(CodebookShape):
     # VLQ, eq. 1-4
     quantize: Literal["sample", "mean"] = "sample"  # in training; at inference always the mean
     gradient: Literal["straight_through", "reparameterized"] = "straight_through"
-    # What the codewords are: moving averages of the means that they win (about where RCS is least); an embedding that is
+    # What the codewords are: moving averages of the means that they win (where RCS is low); an embedding that is
     # descended; such an embedding through one learnable d×d layer, as SimVQ's.
     codebook: Literal["averaged", "embedding", "projected"] = "averaged"
     codebook_gradient: bool = False  # whether the decoder's gradient reaches the codebook as well
