@@ -331,11 +331,10 @@ class RunConfig(Section):
     def _apply_variant_and_kind(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        kind, variant = _kind(given), given.get("variant")
-        variant = variant if isinstance(variant, str) else None  # a mistake that the field names
-        if variant in VARIANTS and kind != "vaevq":
+        kind, variant = _kind(given), _variant(given)
+        if variant and kind != "vaevq":
             raise ValueError(f"variant: {variant} goes with model.quantizer.kind: vaevq, not {kind}")
-        if variant in VARIANTS:
+        if variant:
             return merged(VARIANTS[variant], given)
         # What no other quantizer has is not to be switched off by hand.
         return merged({"loss": {"continuous_path": 0}}, given) if kind != "vaevq" else given
@@ -380,6 +379,19 @@ def _kind(tree: Any) -> Any:
     return _dig(tree, "model.quantizer.kind") or "vaevq"
 
 
+def _variant(tree: Mapping[str, Any]) -> Variant | None:
+    """The variant that a tree names; None for none and for a mistake, which the field itself reports."""
+    named: Any = tree.get("variant")
+    return named if isinstance(named, str) and named in VARIANTS else None
+
+
+def spelled_out(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with the options of its variant in place of the variant's name."""
+    variant = _variant(tree)
+    rest = {name: copy.deepcopy(value) for name, value in tree.items() if not (variant and name == "variant")}
+    return merged(VARIANTS[variant], rest) if variant else rest
+
+
 def laid(ground: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A layer of settings on the one below; neither is changed.
 
@@ -389,9 +401,7 @@ def laid(ground: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """
     if _dig(given, "model.quantizer.kind") is None or _kind(given) == _kind(ground):
         return merged(ground, given)
-    kept = copy.deepcopy(dict(ground))
-    if isinstance(kept.get("variant"), str) and kept["variant"] in VARIANTS:
-        kept = merged(VARIANTS[kept.pop("variant")], kept)
+    kept = spelled_out(ground)
     quantizer, loss = _dig(kept, "model.quantizer"), kept.get("loss")
     if isinstance(quantizer, Mapping):
         kept["model"]["quantizer"] = {k: v for k, v in quantizer.items() if k in CodebookShape.model_fields}

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from vaevq.config import (
-    VARIANTS,
     RunConfig,
     Section,
     laid,
@@ -18,6 +17,7 @@ from vaevq.config import (
     read_yaml,
     recipe_names,
     recipe_tree,
+    spelled_out,
     validate,
     without_effect,
 )
@@ -162,9 +162,7 @@ def _base(name: str, path: Path) -> dict[str, Any]:
     beside = path.parent / name
     tree = recipe_tree(beside if name not in recipe_names() and beside.is_file() else name)
     tree.pop("seed", None)
-    if isinstance(tree.get("variant"), str) and tree["variant"] in VARIANTS:
-        tree = merged(VARIANTS[tree.pop("variant")], tree)
-    return tree
+    return spelled_out(tree)
 
 
 def _row(name: str, tree: Mapping[str, Any], seeds: Seeds, ground: Mapping[str, Any]) -> Row:

@@ -24,8 +24,8 @@ def diagnose_run(run: Path, *, device: torch.device | str) -> Diagnosis:
     """The diagnosis of a run's averaged weights on its own images.
 
     Args:
-        run: the folder of a run that has written a model. Its last checkpoint has the discriminator, the one before
-            is what stability is measured against; either may be missing.
+        run: the folder of a run that has written a model. Its last checkpoint has the discriminator, the last
+            regular one before it is what stability is measured against; either may be missing.
         device: where the networks run.
 
     Raises:
