@@ -29,6 +29,11 @@ over everything but the batch."""
 
 Variant = Literal["paper", "released"]
 
+Normalization = Literal["group", "none"]
+
+QUANTIZE_FROM = 0.3
+"""The share of a run in which VAEVQ trains its continuous path alone, unless `quantize_from` says otherwise."""
+
 
 class Section(BaseModel):
     """A frozen section of the configuration that refuses unknown fields."""
@@ -47,6 +52,8 @@ class AutoencoderConfig(Section):
     blocks: int = Field(default=2, ge=1)  # residual blocks a level; the decoder has one more, as VQGAN's
     attention_levels: tuple[int, ...] = ()  # indices into multipliers; the last one's includes the middle block
     upsampling: Literal["depth_to_space", "nearest"] = "depth_to_space"
+    # group: as VQGAN's. none: residual branches start as 0 instead; better in small networks and short runs.
+    normalization: Normalization = "group"
 
     @property
     def downsample_factor(self) -> int:
@@ -75,6 +82,9 @@ class VariationalConfig(CodebookShape):
     kind: Literal["vaevq"] = "vaevq"
     # VLQ, eq. 1-4
     quantize: Literal["sample", "mean"] = "sample"  # in training; at inference always the mean
+    # Images seen in training before the decoder gets codewords; until then z_c, while the codebook follows the latents.
+    # None: in a run `QUANTIZE_FROM` of train.images, in a layer by itself 0.
+    quantize_from: int | None = Field(default=None, ge=0)
     gradient: Literal["straight_through", "reparameterized"] = "straight_through"
     # What the codewords are: moving averages of the means that they win (where RCS is low); an embedding that is
     # descended; such an embedding through one learnable d×d layer, as SimVQ's.
@@ -267,6 +277,7 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
         "model": {
             "quantizer": {
                 "quantize": "sample",
+                "quantize_from": 0,
                 "gradient": "straight_through",
                 "codebook_gradient": False,
                 "codebook": "embedding",
@@ -292,6 +303,7 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
         "model": {
             "quantizer": {
                 "quantize": "mean",
+                "quantize_from": 0,
                 "gradient": "reparameterized",
                 "codebook_gradient": True,
                 "codebook": "projected",
@@ -340,6 +352,16 @@ class RunConfig(Section):
         return merged({"loss": {"continuous_path": 0}}, given) if kind != "vaevq" else given
 
     @model_validator(mode="after")
+    def _resolve_quantize_from(self) -> Self:
+        quantizer = self.model.quantizer
+        if isinstance(quantizer, VariationalConfig) and quantizer.quantize_from is None:
+            images = round(QUANTIZE_FROM * self.train.images)
+            resolved = quantizer.model_copy(update={"quantize_from": images})
+            # A frozen section is filled in only here, before anybody has it.
+            self.__dict__["model"] = self.model.model_copy(update={"quantizer": resolved})
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> Self:
         f = self.model.autoencoder.downsample_factor
         if self.data.image_size % f:
@@ -347,6 +369,12 @@ class RunConfig(Section):
         if self.model.quantizer.kind != "vaevq" and self.loss.continuous_path:
             raise ValueError(
                 "loss.continuous_path must be 0: this quantizer has no continuous path; leave it out, or set it to 0"
+            )
+        quantize_from = getattr(self.model.quantizer, "quantize_from", 0)
+        if quantize_from >= self.train.images:
+            raise ValueError(
+                f"model.quantizer.quantize_from {quantize_from} is past the end of train.images "
+                f"{self.train.images}: the decoder would never see a codeword"
             )
         return self
 

@@ -174,3 +174,35 @@ def test_a_weight_of_zero_removes_exactly_its_term(term: str) -> None:
 
 def posterior_of_ones() -> Posterior:
     return Posterior(torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
+
+
+def test_the_continuous_path_goes_first_while_the_codebook_follows() -> None:
+    layer = VariationalLatentQuantizer(4, 8, quantize_from=6, average_decay=0.5, revive_below=0.0).train()
+    mean = randn(4, 4, 3, 3, name="mean").requires_grad_()
+    posterior, noise = Posterior(mean, torch.full((4, 4, 3, 3), -2.0)), randn(4, 4, 3, 3, name="noise")
+    for images_seen in (0, 4):
+        assert int(layer.images_seen) == images_seen
+        before, quantized = layer.codebook().clone(), layer(posterior, noise)
+        assert torch.equal(quantized.latent, posterior.sample(noise))
+        assert quantized.continuous is None
+        assert (
+            not quantized.terms["rcs"].requires_grad or not torch.autograd.grad(quantized.terms["rcs"], mean)[0].any()
+        )
+        layer.finish_step()
+        assert not torch.equal(layer.codebook(), before)
+    quantized = layer(posterior, noise)
+    assert torch.allclose(quantized.latent, layer.lookup(quantized.tokens))
+    assert torch.equal(quantized.continuous, posterior.sample(noise))
+    assert torch.autograd.grad(quantized.terms["rcs"], mean)[0].any()
+    layer.finish_step()
+    assert int(layer.images_seen) == 8  # it stands from here on
+
+
+@pytest.mark.parametrize("codebook", ["embedding", "projected"])
+def test_while_the_continuous_path_goes_first_rcs_moves_a_descended_codebook_alone(codebook: str) -> None:
+    layer = VariationalLatentQuantizer(4, 8, quantize_from=100, codebook=codebook).train()
+    mean = randn(4, 4, 3, 3, name="mean").requires_grad_()
+    term = layer(Posterior(mean, torch.zeros(4, 4, 3, 3))).terms["rcs"]
+    to_mean, to_codebook = torch.autograd.grad(term, [mean, layer.codebook.embedding])
+    assert not to_mean.any()
+    assert to_codebook.any()

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vaevq.config import AutoencoderConfig
-from vaevq.nn.autoencoder import Decoder, DepthToSpace, Encoder, SelfAttention
+from vaevq.config import AutoencoderConfig, Normalization
+from vaevq.nn.autoencoder import Decoder, DepthToSpace, Encoder, ResBlock, SelfAttention
 from vaevq.nn.normalization import group_norm
 
 
@@ -100,6 +100,29 @@ def test_group_norm_divides_every_width_and_keeps_two_channels_a_group(width: in
     assert group_norm(128).num_groups == 32
 
 
+def test_without_normalization_blocks_start_as_their_shortcut_and_learn_from_the_second_step_on() -> None:
+    torch.manual_seed(0)
+    block, x = ResBlock(8, 8, "none"), torch.randn(2, 8, 4, 4)
+    assert torch.equal(block(x), x)
+    optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        block(x).square().mean().backward()
+        optimizer.step()
+    assert all(p.grad.any() for p in block.parameters())
+
+
+@pytest.mark.parametrize(("kind", "is_local"), [("none", True), ("group", False)])
+def test_without_normalization_features_are_of_their_neighbourhood_alone(kind: Normalization, is_local: bool) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(small(multipliers=(1,), normalization=kind))
+    one = torch.randn(1, 3, 8, 64)
+    other = one.clone()
+    other[..., 48:] = torch.randn(1, 3, 8, 16)
+    near = encoder(one)[..., :16] - encoder(other)[..., :16]
+    assert (near.abs().max() == 0) == is_local
+
+
 def test_attention_is_where_the_configuration_says() -> None:
     def count(network: torch.nn.Module) -> int:
         return sum(isinstance(m, SelfAttention) for m in network.modules())
@@ -111,7 +134,7 @@ def test_attention_is_where_the_configuration_says() -> None:
 
 def test_attention_equals_its_formula() -> None:
     torch.manual_seed(0)
-    layer, x = SelfAttention(8).double(), torch.randn(2, 8, 3, 4, dtype=torch.float64)
+    layer, x = SelfAttention(8, "group").double(), torch.randn(2, 8, 3, 4, dtype=torch.float64)
     query, key, value = layer.query_key_value(layer.norm(x)).flatten(2).chunk(3, dim=1)
     weights = (query.transpose(1, 2) @ key / 8**0.5).softmax(dim=-1)
     attended = (weights @ value.transpose(1, 2)).transpose(1, 2).reshape(x.shape)

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vaevq.config import AutoencoderConfig
-from vaevq.nn.normalization import group_norm
+from vaevq.config import AutoencoderConfig, Normalization
+from vaevq.nn.normalization import normalization
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -22,14 +22,21 @@ def _equal_children(conv: nn.Conv2d, children: int) -> nn.Conv2d:
 
 
 class ResBlock(nn.Module):
-    """Two times norm, SiLU, 3×3 convolution, added to the input: B×inputs×H×W -> B×outputs×H×W."""
+    """Two times norm, SiLU, 3×3 convolution, added to the input: B×inputs×H×W -> B×outputs×H×W.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    Without norm the branch starts as 0 (Zhang et al. 2019, Fixup), so that nothing grows with the number of blocks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: Normalization) -> None:
         super().__init__()
-        self.norm1 = group_norm(inputs)
+        self.norm1 = normalization(norm, inputs)
         self.conv1 = _conv3x3(inputs, outputs)
-        self.norm2 = group_norm(outputs)
+        self.norm2 = normalization(norm, outputs)
         self.conv2 = _conv3x3(outputs, outputs)
+        if norm == "none":
+            nn.init.zeros_(self.conv2.weight)
+            assert self.conv2.bias is not None
+            nn.init.zeros_(self.conv2.bias)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,9 +48,9 @@ class ResBlock(nn.Module):
 class SelfAttention(nn.Module):
     """Single-head attention over all positions, added to the input: B×width×H×W -> the same."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Normalization) -> None:
         super().__init__()
-        self.norm = group_norm(width)
+        self.norm = normalization(norm, width)
         self.query_key_value = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
 
@@ -94,34 +101,34 @@ class _Network(nn.Module):
         return x
 
 
-def _middle(width: int, attention: bool) -> list[nn.Module]:
-    between = [SelfAttention(width)] if attention else []
-    return [ResBlock(width, width), *between, ResBlock(width, width)]
+def _middle(width: int, attention: bool, norm: Normalization) -> list[nn.Module]:
+    between = [SelfAttention(width, norm)] if attention else []
+    return [ResBlock(width, width, norm), *between, ResBlock(width, width, norm)]
 
 
 class Encoder(_Network):
     """Images B×image_channels×H×W in [-1, 1] -> features B×out_channels×H/f×W/f; H and W are multiples of f.
 
-    It ends with normalisation and SiLU: the head that makes a posterior of the features is the tokenizer's.
+    It ends with normalisation, by option, and SiLU: the head that makes a posterior of the features is the tokenizer's.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        width = config.base_width
+        width, norm = config.base_width, config.normalization
         last = len(config.multipliers) - 1
         self.patch_size = config.patch_size
         self.conv_in = _conv3x3(config.image_channels * config.patch_size**2, width)
         layers: list[nn.Module] = []
         for level, multiplier in enumerate(config.multipliers):
             for _ in range(config.blocks):
-                layers.append(ResBlock(width, config.base_width * multiplier))
+                layers.append(ResBlock(width, config.base_width * multiplier, norm))
                 width = config.base_width * multiplier
                 if level in config.attention_levels:
-                    layers.append(SelfAttention(width))
+                    layers.append(SelfAttention(width, norm))
             if level < last:
                 layers.append(_conv3x3(width, width, stride=2))
-        self.body = nn.ModuleList(layers + _middle(width, last in config.attention_levels))
-        self.norm_out = group_norm(width)
+        self.body = nn.ModuleList(layers + _middle(width, last in config.attention_levels, norm))
+        self.norm_out = normalization(norm, width)
         self.out_channels = width
 
     def forward(self, images: Tensor) -> Tensor:
@@ -134,22 +141,22 @@ class Decoder(_Network):
 
     def __init__(self, config: AutoencoderConfig, code_dim: int) -> None:
         super().__init__()
-        base = config.decoder_width or config.base_width
+        base, norm = config.decoder_width or config.base_width, config.normalization
         upsample = DepthToSpace if config.upsampling == "depth_to_space" else NearestUpsample
         last = len(config.multipliers) - 1
         width = base * config.multipliers[last]
         self.conv_in = _conv3x3(code_dim, width)
-        layers = _middle(width, last in config.attention_levels)
+        layers = _middle(width, last in config.attention_levels, norm)
         for level in range(last, -1, -1):
             for _ in range(config.blocks + 1):
-                layers.append(ResBlock(width, base * config.multipliers[level]))
+                layers.append(ResBlock(width, base * config.multipliers[level], norm))
                 width = base * config.multipliers[level]
                 if level in config.attention_levels:
-                    layers.append(SelfAttention(width))
+                    layers.append(SelfAttention(width, norm))
             if level > 0:
                 layers.append(upsample(width))
         self.body = nn.ModuleList(layers)
-        self.norm_out = group_norm(width)
+        self.norm_out = normalization(norm, width)
         self.patch_size = config.patch_size
         pixels = config.patch_size**2
         self.conv_out = _equal_children(_conv3x3(width, config.image_channels * pixels), pixels)

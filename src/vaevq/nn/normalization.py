@@ -1,6 +1,13 @@
-"""Group normalisation for any width: no running statistics, so nothing depends on the batch or the processes."""
+"""Normalisation by group or none: no running statistics, so nothing depends on the batch or the processes."""
 
 from torch import nn
+
+from vaevq.config import Normalization
+
+
+def normalization(kind: Normalization, width: int) -> nn.Module:
+    """B×width×H×W to the same shape: `group_norm`, or nothing."""
+    return group_norm(width) if kind == "group" else nn.Identity()
 
 
 def group_norm(width: int) -> nn.GroupNorm:

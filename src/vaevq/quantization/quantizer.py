@@ -14,7 +14,8 @@ class Quantized:
     """The result of quantizing a batch.
 
     Attributes:
-        latent: z_q as the decoder takes it, B×d×h×w; in training it carries gradient to the encoder.
+        latent: what the decoder takes, B×d×h×w: z_q, carrying gradient to the encoder in training; z_c where VAEVQ
+            trains its continuous path first (`quantize_from`).
         tokens: int64 B×h×w in [0, K).
         continuous: z_c, B×d×h×w, for the continuous path; None where the quantizer has none or in evaluation mode.
         terms: the quantizer's own loss terms, scalars before their weights; empty in evaluation mode.
