@@ -91,14 +91,14 @@ class VariationalConfig(CodebookShape):
     codebook: Literal["averaged", "embedding", "projected"] = "averaged"
     codebook_gradient: bool = False  # whether the decoder's gradient reaches the codebook as well
     average_decay: float = Field(default=0.99, gt=0, lt=1)  # of an averaged codebook
-    revive_below: float = Field(default=0.1, ge=0, lt=1)  # share of the mean use under which it replaces a codeword
+    revive_below: float = Field(default=0.3, ge=0, lt=1)  # share of the mean use under which it replaces a codeword
     initial_logvar: float = -4.0
     # RCS, eq. 5-7
     rcs_weight: float = Field(default=0.001, ge=0)
     rcs_form: Literal["mahalanobis", "nll"] = "mahalanobis"
     rcs_detach_sigma: bool = True
     rcs_min_std: float = Field(default=0.03, ge=0)  # floor of σ inside RCS, below where σ settles; 0: none
-    rcs_encoder_share: float = Field(default=0.03, ge=0)  # pull on the encoder, where the codebook's is 1
+    rcs_encoder_share: float = Field(default=0.1, ge=0)  # pull on the encoder, where the codebook's is 1
     rcs_reduction: Reduction = "position"
     # DCR, eq. 8-11
     dcr_weight: float = Field(default=0.0, ge=0)

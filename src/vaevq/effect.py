@@ -45,7 +45,8 @@ def _without_image_term(of: Options) -> bool:
 
 def _posterior_unused(of: Options) -> bool:
     point = of["model.quantizer.quantize"] == "mean" and of["model.quantizer.gradient"] == "straight_through"
-    return point and not of["loss.continuous_path"] and not any(of[weight] for weight in _USES_OF_SIGMA)
+    later = of["loss.continuous_path"] or any(of[weight] for weight in _USES_OF_SIGMA)
+    return point and not later and not of["model.quantizer.quantize_from"]
 
 
 def _rcs_moves_nothing(of: Options) -> bool:
@@ -74,8 +75,8 @@ NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect(
         _quantizer("initial_logvar"),
         _posterior_unused,
-        "has no effect where nothing uses σ: model.quantizer.quantize mean, gradient straight_through, "
-        "rcs_weight 0, kl_weight 0, and loss.continuous_path 0",
+        "has no effect where nothing uses σ: model.quantizer.quantize mean, quantize_from 0, "
+        "gradient straight_through, rcs_weight 0, kl_weight 0, and loss.continuous_path 0",
     ),
     NoEffect(
         _quantizer("rcs_form", "rcs_detach_sigma", "rcs_min_std", "rcs_encoder_share", "rcs_reduction"),

@@ -43,7 +43,10 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
     ),
     f"{Q}.average_decay": ([f"{Q}.codebook=embedding"], [f"{Q}.average_decay=0.3"]),
     f"{Q}.initial_logvar": (
-        [f"{Q}.quantize=mean", f"{Q}.rcs_weight=0", f"{Q}.kl_weight=0", "loss.continuous_path=0"],
+        [
+            *(f"{Q}.quantize=mean", f"{Q}.quantize_from=0", f"{Q}.rcs_weight=0", f"{Q}.kl_weight=0"),
+            "loss.continuous_path=0",
+        ],
         [],
     ),
     f"{Q}.rcs_form": ([f"{Q}.rcs_weight=0"], [f"{Q}.rcs_min_std=0.1"]),
