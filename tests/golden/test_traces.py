@@ -23,6 +23,7 @@ STEPS = 8
 TOLERANCE = 1e-9 if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else 1e-5
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "vaevq": {},
+    "without_normalization": {"model": {"autoencoder": {"normalization": "none"}}},
     "paper": {"variant": "paper", "loss": {**ADVERSARIAL, "adversarial_start": 16}},  # from the fifth step on
     "vq": {"model": {"quantizer": {"kind": "vq"}}, "loss": {"continuous_path": 0.0}},
 }

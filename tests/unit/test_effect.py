@@ -241,7 +241,7 @@ def test_defaults_and_what_a_variant_sets_are_given_by_nobody(tmp_path: Path) ->
         assert load_run_config(recipe(tmp_path, **whole)).model_dump(mode="json") == whole, "all of it written out"
     load_run_config("quickstart", ["variant=released"])
     load_run_config("released", [f"{Q}.rcs_weight=0"])
-    assert f"{Q}.revive_below has no effect" in refusal("quickstart", ["variant=paper", f"{Q}.revive_below=0.3"])
+    assert f"{Q}.revive_below has no effect" in refusal("quickstart", ["variant=paper", f"{Q}.revive_below=0.2"])
 
 
 def test_a_saved_configuration_is_read_whatever_it_says(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def state(made: TokenizerTrainer) -> dict[str, Tensor]:
 CASES = {
     "rcs": (vlq, "representation_coherence", 3, nan, "loss term 'rcs' is not finite"),
     "rcs infinite": (vlq, "representation_coherence", 3, inf, "loss term 'rcs' is not finite"),
-    "pixel": (objective, "reduce", 5, nan, "loss term 'pixel' is not finite"),
+    "pixel": (objective, "reduce", 3, nan, "loss term 'pixel' is not finite"),
     "adversarial": (objective, "tokenizer_adversarial", 1, nan, "loss term 'adversarial' is not finite"),
     "adaptive weight": (objective, "adaptive_weight", 1, nan, "loss term 'total' is not finite"),
     "gradient": (vlq, "representation_coherence", 3, NanGradient.apply, "the gradient is not finite"),

@@ -269,6 +269,8 @@ def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
         stands, given = results_depend_on(read_json(RunConfig, config_file)), results_depend_on(trainer.config)
         changed = sorted(key for key in stands | given if stands.get(key) != given.get(key))
         if changed:
+            # What follows from another option that has changed is not what to tell of.
+            changed = [key for key in changed if key != "model.quantizer.quantize_from"] or changed
             key = changed[0]
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise UserError(
