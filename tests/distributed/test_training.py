@@ -146,6 +146,8 @@ def test_under_torchrun_the_command_writes_the_run_folder_of_one_process_and_spe
     told = [line.partition(" | ")[0] for line in outcome.err.splitlines()]
     assert told == [
         "warning: 10 training images are few: what is learned is theirs; a tokenizer for general use wants thousands",
+        "the continuous path goes first: the decoder gets codewords from 6 images on, and held-out figures before that "
+        "are of a decoder that has seen none",
         *("4/20 images", "8/20 images", "8 images", "12/20 images", "16/20 images", "16 images", "20/20 images"),
         "evaluating on 2 held-out images",
     ]

@@ -102,6 +102,12 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                     f"warning: {len(images.train)} training images are few: what is learned is theirs; "
                     "a tokenizer for general use wants thousands"
                 )
+            quantize_from = getattr(config.model.quantizer, "quantize_from", 0)
+            if trainer.images_seen < quantize_from:
+                tracker.message(
+                    f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
+                    "and held-out figures before that are of a decoder that has seen none"
+                )
             _Loop(config, run_dir, place, trainer, images, tracker).run()
             tokenizer = trainer.average.module
             assert isinstance(tokenizer, Tokenizer)
