@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from runs import Outcome, files_below, small_recipe, vaevq, vaevq_process
+from runs import ADVERSARIAL, Outcome, files_below, small_recipe, small_run, vaevq, vaevq_process
 from vaevq import __version__
 from vaevq.arguments import FLAGS, words_first
 from vaevq.cli import VERBS, main
+from vaevq.config import RunConfig
 from vaevq.data.tokens import read_token_file
+from vaevq.training import estimate
+from vaevq.training.engine import Engine
 
 
 def test_interrupted_a_verb_ends_with_130_and_says_nothing(
@@ -135,6 +138,20 @@ def test_every_verb_after_the_one_before(photos: Path, tmp_path: Path) -> None:
     reported = vaevq("report", run)
     assert reported == Outcome(0, f"{run / 'report.html'}\n", "")
     assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_a_dry_run_measures_steps_of_the_whole_objective(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[RunConfig] = []
+
+    class Noting(estimate.TokenizerTrainer):
+        def __init__(self, config: RunConfig, place: Engine) -> None:
+            measured.append(config)
+            super().__init__(config, place)
+
+    monkeypatch.setattr(estimate, "TokenizerTrainer", Noting)
+    estimate.estimate(small_run(photos, loss=ADVERSARIAL))
+    (config,) = measured
+    assert (config.loss.adversarial_start, config.model.quantizer.quantize_from) == (0, 0)
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(photos: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vaevq.config import RunConfig
+from vaevq.config import RunConfig, VariationalConfig
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import training_batches
 from vaevq.quantization.count import learned_count
@@ -59,8 +59,11 @@ def estimate(config: RunConfig) -> Estimate:
     with engine(config.train.device, config.train.precision) as place:
         images = run_images(config.data, config.seed)
         # From the start, so that the whole objective is measured.
-        loss = config.loss.model_copy(update={"adversarial_start": 0})
-        trainer = TokenizerTrainer(config.model_copy(update={"loss": loss}), place)
+        loss, quantizer = config.loss.model_copy(update={"adversarial_start": 0}), config.model.quantizer
+        if isinstance(quantizer, VariationalConfig):
+            quantizer = quantizer.model_copy(update={"quantize_from": 0})
+        model = config.model.model_copy(update={"quantizer": quantizer})
+        trainer = TokenizerTrainer(config.model_copy(update={"loss": loss, "model": model}), place)
         train = config.train
         batches = training_batches(
             images.train,
