@@ -16,16 +16,19 @@ from vaevq.quantization.codebook import Codebook
 HEADS = 4
 MLP_RATIO = 2
 
+EPSILON = 1e-6
+"""Of the normalizations, as the authors have it: an embedding within ±1/K makes it count at first."""
+
 
 class BridgeBlock(nn.Module):
     """A pre-norm transformer block without positions: T×width to the same."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm1 = nn.LayerNorm(width, eps=EPSILON, elementwise_affine=False)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, eps=EPSILON, elementwise_affine=False)
         self.mlp = nn.Sequential(
             nn.Linear(width, MLP_RATIO * width), nn.GELU(approximate="tanh"), nn.Linear(MLP_RATIO * width, width)
         )
@@ -49,7 +52,7 @@ class BridgedCodebook(Codebook):
         self.group = group
         self.compress = nn.Linear(group * code_dim, width)
         self.blocks = nn.Sequential(*(BridgeBlock(width) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = nn.LayerNorm(width, eps=EPSILON, elementwise_affine=False)
         self.recover = nn.Linear(width, group * code_dim)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
