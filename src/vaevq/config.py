@@ -143,10 +143,11 @@ class IbqConfig(CodebookShape):
 
     kind: Literal["ibq"] = "ibq"
     initial_logvar: None = None
-    # The double quantization loss: the one-hot through the softmax, and plain VQ's two sides.
-    index_weight: float = Field(default=1.0, ge=0)  # ‖z − z_q‖², z_q with the softmax's gradient
-    codebook_weight: float = Field(default=0.25, ge=0)  # ‖sg(z) − e‖²
-    commitment_weight: float = Field(default=1.0, ge=0)  # ‖z − sg(e)‖²
+    # The double quantization loss: the one-hot through the softmax, and plain VQ's two sides. The authors' weights are
+    # ten times these, beside L1 and LPIPS; beside the squared error here those collapse the codebook.
+    index_weight: float = Field(default=0.1, ge=0)  # ‖z − z_q‖², z_q with the softmax's gradient
+    codebook_weight: float = Field(default=0.025, ge=0)  # ‖sg(z) − e‖²
+    commitment_weight: float = Field(default=0.1, ge=0)  # ‖z − sg(e)‖²
     entropy_weight: float = Field(default=0.05, ge=0)  # of E H(p) − H(E p), nats
     entropy_temperature: float = Field(default=0.01, gt=0)  # divides the logits of the entropies alone
 

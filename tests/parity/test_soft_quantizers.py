@@ -46,7 +46,9 @@ def ibq(**options: float) -> IndexBackpropagationQuantizer:
 
 
 def test_ibq_equals_the_straight_through_one_hot_of_vector_quantize_pytorch_in_value_and_gradient() -> None:
-    layer, latents, pull = ibq(entropy_weight=0.0), randn(2, 6, 3, 4, name="latents"), randn(2, 6, 3, 4, name="pull")
+    options = {f"{name}_weight": weight for name, weight in WEIGHTS.items()}
+    layer = ibq(entropy_weight=0.0, **options)
+    latents, pull = randn(2, 6, 3, 4, name="latents"), randn(2, 6, 3, 4, name="pull")
     codewords = layer.codebook.embedding.detach().clone().requires_grad_()
     mine, theirs = latents.clone().requires_grad_(), latents.clone().requires_grad_()
 
@@ -88,6 +90,7 @@ def test_ibq_takes_the_codeword_of_the_largest_product_not_the_nearest_one() -> 
 
 
 def test_ibqs_codewords_start_as_samples_of_the_normal_distribution() -> None:
+    torch.manual_seed(0)
     codewords = IndexBackpropagationQuantizer(8, 2000).codebook().detach()
     assert float(codewords.std()) == pytest.approx(1, abs=0.05)
 
@@ -144,6 +147,7 @@ def test_softvq_decodes_the_weighted_mean_of_unit_codewords_as_plain_loops_have_
 
 
 def test_softvqs_softmax_passes_gradient_to_the_encoder_alone_and_its_mean_to_the_codebook() -> None:
+    torch.manual_seed(0)
     layer = SoftVectorQuantizer(6, 20).double().train()
     start = layer.codebook.embedding.detach()
     latents, pull = randn(2, 6, 3, 4, name="latents").requires_grad_(), randn(24, 6, name="pull")
@@ -157,6 +161,7 @@ def test_softvqs_softmax_passes_gradient_to_the_encoder_alone_and_its_mean_to_th
 
 
 def test_towards_temperature_0_softvqs_mean_is_the_codeword_that_inference_takes() -> None:
+    torch.manual_seed(0)
     layer, posterior = SoftVectorQuantizer(4, 16, temperature=1e-4).double(), Posterior(randn(2, 4, 3, 3))
     hard = layer.eval()(posterior)
     assert torch.allclose(layer.train()(posterior).latent, hard.latent, atol=1e-3)
