@@ -170,6 +170,7 @@ class WassersteinConfig(CodebookShape):
     codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
     commitment_weight: float = Field(default=1.0, ge=0)  # ‖z − sg(e)‖²
     wasserstein_weight: float = Field(default=0.5, ge=0)  # of W₂, in units of the latents' largest standard deviation
+    moments_decay: float = Field(default=0.9, ge=0, lt=1)  # of the averages of the latents' mean and covariance
 
 
 class VQBridgeConfig(CodebookShape):

@@ -115,6 +115,11 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect at model.quantizer.entropy_weight 0",
     ),
     NoEffect(
+        _quantizer("moments_decay"),
+        lambda of: not of["model.quantizer.wasserstein_weight"],
+        "has no effect at model.quantizer.wasserstein_weight 0",
+    ),
+    NoEffect(
         _quantizer("temperature"),
         _without_image_term,
         f"has no effect without an image term: {', '.join(_IMAGE_TERMS)} are all 0",

@@ -115,6 +115,15 @@ def test_the_kl_is_weighted_and_steered_as_its_rule_says() -> None:
         assert any(b < a for a, b in pairwise(values))
 
 
+def test_within_the_tolerance_the_kl_is_neither_weighted_up_nor_down() -> None:
+    layer = GaussianQuantizer(1, 64, kl_tolerance=0.5).double().train()
+    layer.steering.copy_(torch.tensor([3.0, 2.0, 0.5]))
+    bits = torch.tensor([5.3, 5.7, 6.3, 6.7]).double()
+    mean = (2 * math.log(2) * bits).sqrt().view(1, 1, 2, 2)  # σ is 1, so that the KL is that of the mean
+    term = layer(Posterior(mean, torch.zeros_like(mean))).terms["kl"]
+    assert float(term) == pytest.approx(3 * (0.5 * 5.3 + 5.7 + 6.3 + 2 * 6.7) / 4)
+
+
 def test_steering_stays_within_its_bounds_and_rests_without_a_step() -> None:
     layer = GaussianQuantizer(3, 64, kl_factor=1e3).train()
     mean = torch.zeros(1, 3, 1, 2)
@@ -132,14 +141,16 @@ def test_steering_stays_within_its_bounds_and_rests_without_a_step() -> None:
 
 def test_micro_batches_of_a_step_are_steered_by_as_one() -> None:
     whole, parts = GaussianQuantizer(3, 64).double().train(), GaussianQuantizer(3, 64).double().train()
-    of = posterior(4, 3, 3, 3)
+    of = posterior(4, 3, 3, 3, sigma=0.9)
     assert of.logvar is not None
+    of.logvar[0] = -25.0  # far above the target, and so is the mean of all
     whole(of)
     whole.finish_step()
     for part in range(4):
         parts(Posterior(of.mean[part : part + 1], of.logvar[part : part + 1]))
     parts.finish_step()
-    assert torch.allclose(whole.steering, parts.steering)
+    assert torch.equal(whole.steering, parts.steering)
+    assert float(whole.steering[0]) > 1
 
 
 def test_descending_what_is_steered_brings_the_kl_to_the_bits_of_the_codebook() -> None:

@@ -54,6 +54,14 @@ def test_later_batches_are_averaged_with_those_before() -> None:
     assert float(term.detach()) == pytest.approx(scipy_distance(rows, layer.codebook.embedding.detach().numpy()))
 
 
+def test_moments_without_a_memory_are_of_the_last_batch() -> None:
+    layer, last = wasserstein(moments_decay=0.0), randn(3, 5, 6, 6, name="last")
+    for latents in (skewed_latents(), skewed_latents(), last):
+        term = layer(Posterior(latents)).terms["wasserstein"]
+    rows = last.permute(0, 2, 3, 1).reshape(-1, 5).numpy()
+    assert float(term.detach()) == pytest.approx(scipy_distance(rows, layer.codebook.embedding.detach().numpy()))
+
+
 def test_the_distance_moves_the_codebook_alone_and_descending_it_gives_the_latents_moments() -> None:
     layer, latents = wasserstein(), skewed_latents().requires_grad_()
     term = layer(Posterior(latents)).terms["wasserstein"]

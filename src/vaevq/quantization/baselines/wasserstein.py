@@ -24,7 +24,7 @@ class WassersteinQuantizer(PointQuantizer):
     """Vector quantization with a codebook that is drawn to the distribution of the latents.
 
     The distance is W₂ itself, not its square, as in the authors' code. The latents' moments are averaged over steps and
-    processes, where that code keeps a process's last 32,768 latents.
+    processes, where that code keeps a process's last 32,768 latents, a few of its steps.
 
     Args:
         code_dim: d.
@@ -40,7 +40,7 @@ class WassersteinQuantizer(PointQuantizer):
             commitment_weight=config.commitment_weight,
         )
         self._weights["wasserstein"] = config.wasserstein_weight
-        self.moments = RunningMoments(code_dim) if config.wasserstein_weight else None
+        self.moments = RunningMoments(code_dim, config.moments_decay) if config.wasserstein_weight else None
 
     @property
     def term_weights(self) -> Mapping[str, float]:
