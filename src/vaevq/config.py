@@ -148,10 +148,78 @@ class SimVQConfig(CodebookShape):
     commitment_weight: float = Field(default=0.25, ge=0)
 
 
-AnyQuantizerConfig = VariationalConfig | PlainConfig | EmaConfig | SimVQConfig
+class IbqConfig(CodebookShape):
+    """IBQ: straight-through over the softmax of all logits, so that every codeword gets gradient."""
+
+    kind: Literal["ibq"] = "ibq"
+    initial_logvar: None = None
+    # The double quantization loss: the one-hot through the softmax, and plain VQ's two sides. The authors' weights are
+    # ten times these, beside L1 and LPIPS; beside the squared error here those collapse the codebook.
+    index_weight: float = Field(default=0.1, ge=0)  # ‖z − z_q‖², z_q with the softmax's gradient
+    codebook_weight: float = Field(default=0.025, ge=0)  # ‖sg(z) − e‖²
+    commitment_weight: float = Field(default=0.1, ge=0)  # ‖z − sg(e)‖²
+    entropy_weight: float = Field(default=0.05, ge=0)  # of E H(p) − H(E p), nats
+    entropy_temperature: float = Field(default=0.01, gt=0)  # divides the logits of the entropies alone
+
+
+class SoftVQConfig(CodebookShape):
+    """SoftVQ: training decodes the softmax-weighted mean of the codewords, inference the nearest codeword."""
+
+    kind: Literal["softvq"] = "softvq"
+    initial_logvar: None = None
+    temperature: float = Field(default=0.07, gt=0)  # τ, divides the cosines; towards 0 it is the nearest codeword
+    entropy_weight: float = Field(default=0.01, ge=0)  # of E H(p) − H(E p), nats
+    entropy_temperature: float = Field(default=0.01, gt=0)  # divides the cosines of the entropies alone
+
+
+class WassersteinConfig(CodebookShape):
+    """Wasserstein-VQ: plain VQ, and the codebook's Gaussian drawn to that of the latents."""
+
+    kind: Literal["wasserstein"] = "wasserstein"
+    initial_logvar: None = None
+    codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
+    commitment_weight: float = Field(default=1.0, ge=0)  # ‖z − sg(e)‖²
+    wasserstein_weight: float = Field(default=0.5, ge=0)  # of W₂, in units of the latents' largest standard deviation
+    moments_decay: float = Field(default=0.9, ge=0, lt=1)  # of the averages of the latents' mean and covariance
+
+
+class VQBridgeConfig(CodebookShape):
+    """VQBridge (FVQ): codewords are an embedding through a small transformer over groups of them."""
+
+    kind: Literal["vqbridge"] = "vqbridge"
+    initial_logvar: None = None
+    codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
+    commitment_weight: float = Field(default=0.25, ge=0)  # ‖z − sg(e)‖²
+    bridge_group: int = Field(default=16, ge=1)  # codewords that are compressed into one position of the transformer
+    bridge_width: int = Field(default=256, ge=4, multiple_of=4)  # of the transformer, which has four heads
+    bridge_depth: int = Field(default=2, ge=1)  # blocks of the transformer
+
+
+class GaussianConfig(CodebookShape):
+    """Gaussian quantization: a Gaussian VAE whose KL is steered to log₂K bits, over a fixed codebook of N(0, I)."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    initial_logvar: float = -2.0  # where log σ² starts, −30 to 20
+    kl_weight: float = Field(default=0.001, ge=0)  # of the KL in bits, as it starts: steering multiplies it
+    kl_tolerance: float = Field(default=0.5, ge=0)  # bits about log₂K within which a position's KL is left as it is
+    kl_factor: float = Field(default=1.01, gt=1)  # what a step of steering multiplies or divides by
+    prior_weight: float = Field(default=1.0, ge=0, le=1)  # of −log N(e; 0, I) in the choice; 0: the likelihood alone
+
+
+AnyQuantizerConfig = (
+    VariationalConfig
+    | PlainConfig
+    | EmaConfig
+    | SimVQConfig
+    | IbqConfig
+    | SoftVQConfig
+    | WassersteinConfig
+    | VQBridgeConfig
+    | GaussianConfig
+)
 QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
 QUANTIZERS: dict[str, type[AnyQuantizerConfig]] = {
-    kind.model_fields["kind"].default: kind for kind in (VariationalConfig, PlainConfig, EmaConfig, SimVQConfig)
+    kind.model_fields["kind"].default: kind for kind in get_args(AnyQuantizerConfig)
 }
 
 

@@ -44,9 +44,10 @@ def _without_image_term(of: Options) -> bool:
 
 
 def _posterior_unused(of: Options) -> bool:
-    point = of["model.quantizer.quantize"] == "mean" and of["model.quantizer.gradient"] == "straight_through"
+    # A quantizer without these options samples its posterior.
+    point = of.get("model.quantizer.quantize") == "mean" and of["model.quantizer.gradient"] == "straight_through"
     later = of["loss.continuous_path"] or any(of[weight] for weight in _USES_OF_SIGMA)
-    return point and not later and not of["model.quantizer.quantize_from"]
+    return bool(point and not later) and not of["model.quantizer.quantize_from"]
 
 
 def _rcs_moves_nothing(of: Options) -> bool:
@@ -103,6 +104,26 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         _quantizer("kl_reduction"),
         lambda of: not of["model.quantizer.kl_weight"],
         "has no effect at model.quantizer.kl_weight 0",
+    ),
+    NoEffect(
+        _quantizer("kl_tolerance", "kl_factor"),
+        lambda of: not of["model.quantizer.kl_weight"],
+        "has no effect at model.quantizer.kl_weight 0: nothing is steered",
+    ),
+    NoEffect(
+        _quantizer("entropy_temperature"),
+        lambda of: not of["model.quantizer.entropy_weight"],
+        "has no effect at model.quantizer.entropy_weight 0",
+    ),
+    NoEffect(
+        _quantizer("moments_decay"),
+        lambda of: not of["model.quantizer.wasserstein_weight"],
+        "has no effect at model.quantizer.wasserstein_weight 0",
+    ),
+    NoEffect(
+        _quantizer("temperature"),
+        _without_image_term,
+        f"has no effect without an image term: {', '.join(_IMAGE_TERMS)} are all 0",
     ),
     NoEffect(
         ("loss.quantized_path", "loss.continuous_path", *_quantizer("gradient", "codebook_gradient")),

@@ -53,6 +53,7 @@ AVERAGED: dict[str, dict[str, Any]] = {
         "loss": {"continuous_path": 0},
         "train": SHORT,
     },
+    "wasserstein": {"model": {"quantizer": {"kind": "wasserstein"}}, "loss": {"continuous_path": 0}, "train": SHORT},
 }
 
 

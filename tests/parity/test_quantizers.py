@@ -1,5 +1,7 @@
 """Nearest codeword against the full distance matrix, plain VQ against vector-quantize-pytorch, VLQ's gradients."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vector_quantize_pytorch import SimVQ, VectorQuantize
 
-from vaevq.quantization import Posterior, Quantizer, VariationalLatentQuantizer, VectorQuantizer
+from vaevq.quantization import (
+    EmaQuantizer,
+    GaussianQuantizer,
+    IndexBackpropagationQuantizer,
+    Posterior,
+    Quantizer,
+    SoftVectorQuantizer,
+    VariationalLatentQuantizer,
+    VectorQuantizer,
+    VQBridge,
+    WassersteinQuantizer,
+)
+from vaevq.quantization import SimVQ as OurSimVQ
 from vaevq.quantization.codebook import nearest
 from vaevq.seeding import generator
 
@@ -73,24 +87,66 @@ def test_projected_codebook_equals_simvq_with_the_same_weights() -> None:
     assert torch.allclose(result.latent, latent, atol=1e-6)
 
 
-def quantizers() -> list[Quantizer]:
-    return [
-        VariationalLatentQuantizer(4, 16),
-        VariationalLatentQuantizer(4, 16, codebook="projected"),
-        VariationalLatentQuantizer(4, 16, codebook="embedding", gradient="reparameterized", codebook_gradient=True),
-        VectorQuantizer(4, 16),
-    ]
+torch.manual_seed(0)  # where codewords start
+QUANTIZERS: dict[str, Quantizer] = {
+    "vaevq": VariationalLatentQuantizer(4, 16),
+    "vaevq projected": VariationalLatentQuantizer(4, 16, codebook="projected"),
+    "vaevq released gradient": VariationalLatentQuantizer(
+        4, 16, codebook="embedding", gradient="reparameterized", codebook_gradient=True
+    ),
+    "vq": VectorQuantizer(4, 16),
+    "vq_ema": EmaQuantizer(4, 16),
+    "simvq": OurSimVQ(4, 16),
+    "ibq": IndexBackpropagationQuantizer(4, 16),
+    "softvq": SoftVectorQuantizer(4, 16),
+    "wasserstein": WassersteinQuantizer(4, 16),
+    "vqbridge": VQBridge(4, 16, bridge_width=8),
+    "gaussian": GaussianQuantizer(4, 16),
+}
 
 
-@pytest.mark.parametrize("quantizer", quantizers(), ids=["vaevq", "vaevq projected", "vaevq released gradient", "vq"])
-def test_lookup_of_encode_is_what_evaluation_mode_decodes(quantizer: Quantizer) -> None:
-    quantizer.eval()
-    posterior = Posterior(randn(2, 4, 3, 5, name="mean"), randn(2, 4, 3, 5, name="logvar"))
-    tokens = quantizer.encode(posterior)
-    quantized = quantizer(posterior)
+def posterior(kind: str) -> Posterior:
+    """With the gradients' leaves as `mean` and `logvar`; a point mass for a point quantizer."""
+    mean, logvar = (randn(2, 4, 3, 5, name=name).requires_grad_() for name in ("mean", "logvar"))
+    return Posterior(mean, logvar if kind.startswith(("vaevq", "gaussian")) else None)
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_lookup_of_encode_is_what_evaluation_mode_decodes(kind: str) -> None:
+    quantizer, of = copy.deepcopy(QUANTIZERS[kind]).eval(), posterior(kind)
+    for parameter in quantizer.parameters():  # VQBridge's codewords start as one
+        parameter.data.add_(0.1 * randn(*parameter.shape, name="weights"))
+    tokens = quantizer.encode(of)
+    quantized = quantizer(of)
+    assert tokens.shape == (2, 3, 5)
+    assert len(tokens.unique()) > 3
     assert torch.equal(tokens, quantized.tokens)
     assert torch.equal(quantizer.lookup(tokens), quantized.latent)
     assert quantized.terms == {}
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_every_term_has_a_weight_and_finite_gradients(kind: str) -> None:
+    quantizer, of = copy.deepcopy(QUANTIZERS[kind]).train(), posterior(kind)
+    quantized = quantizer(of)
+    assert {name for name, weight in quantizer.term_weights.items() if weight} == quantized.terms.keys()
+    leaves = [*quantizer.parameters(), of.mean, *([] if of.logvar is None else [of.logvar])]
+    for term in quantized.terms.values():
+        gradients = torch.autograd.grad(
+            term, [leaf for leaf in leaves if leaf.requires_grad], retain_graph=True, allow_unused=True
+        )
+        reached = [gradient for gradient in gradients if gradient is not None]
+        assert reached
+        assert all(torch.isfinite(gradient).all() for gradient in reached)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in QUANTIZERS if " " not in kind])
+def test_a_term_of_weight_0_is_not_computed(kind: str) -> None:
+    layer = type(QUANTIZERS[kind])
+    for name in QUANTIZERS[kind].term_weights:
+        if (name == "codebook" and kind == "vq_ema") or name == "dcr":  # no such option; off already
+            continue
+        assert name not in layer(4, 16, **{f"{name}_weight": 0.0}).train()(posterior(kind)).terms
 
 
 def vlq_gradients(**options: object) -> dict[str, torch.Tensor | None]:

@@ -81,8 +81,14 @@ def test_neither_batches_nor_a_second_time_make_a_difference(photos: Path) -> No
         assert mine == theirs or mine.name.startswith("gradient, "), "gradients are of one batch"
 
 
-@pytest.mark.parametrize("kind", ["vq", "vq_ema", "simvq"])
-def test_point_quantizers_give_what_they_have(photos: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "term"),
+    [
+        *(("vq", "commitment"), ("vq_ema", "commitment"), ("simvq", "commitment"), ("ibq", "index")),
+        *(("softvq", "entropy"), ("wasserstein", "wasserstein"), ("vqbridge", "codebook")),
+    ],
+)
+def test_point_quantizers_give_what_they_have(photos: Path, kind: str, term: str) -> None:
     config = small_run(photos, model={"quantizer": {"kind": kind}}, loss={"continuous_path": 0})
     tokenizer = trained(config, 1)[0].average.module
     assert isinstance(tokenizer, Tokenizer)
@@ -91,7 +97,7 @@ def test_point_quantizers_give_what_they_have(photos: Path, kind: str) -> None:
     assert result.latents.posterior_kl is None
     assert result.alignment.psnr_sample is None
     assert result.stability is None
-    assert {row.term for row in result.gradients} >= {"pixel, quantized", "commitment", "total"}
+    assert {row.term for row in result.gradients} >= {"pixel, quantized", term, "total"}
     assert "posterior_kl_sum" not in {row.name for row in result.rows()}
 
 

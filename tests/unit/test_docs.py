@@ -19,12 +19,11 @@ from runs import vaevq
 from vaevq.cli import VERBS, main
 from vaevq.comparison import read_plan
 from vaevq.config import (
+    QUANTIZERS,
     VARIANTS,
     EvalConfig,
-    PlainConfig,
     RunConfig,
     Section,
-    VariationalConfig,
     load_run_config,
     load_section,
     recipe_names,
@@ -149,7 +148,7 @@ def test_python_blocks_run_one_after_another(
 def dotted_names(section: type[Section], prefix: str = "") -> Iterator[str]:
     """The names of a configuration's fields, those of every quantizer included."""
     for name, field in section.model_fields.items():
-        kinds = (VariationalConfig, PlainConfig) if name == "quantizer" else (field.annotation,)
+        kinds = tuple(QUANTIZERS.values()) if name == "quantizer" else (field.annotation,)
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, Section):
                 yield from dotted_names(kind, f"{prefix}{name}.")

@@ -12,10 +12,15 @@ from vaevq.config import (
     AnyQuantizerConfig,
     AutoencoderConfig,
     EmaConfig,
+    GaussianConfig,
+    IbqConfig,
     PlainConfig,
     SimVQConfig,
+    SoftVQConfig,
     TokenizerConfig,
     VariationalConfig,
+    VQBridgeConfig,
+    WassersteinConfig,
 )
 from vaevq.errors import UserError
 from vaevq.seeding import generator
@@ -28,8 +33,15 @@ QUANTIZERS = [
     PlainConfig(code_dim=4, codebook_size=32),
     EmaConfig(code_dim=4, codebook_size=32, revive_below=0.1),
     SimVQConfig(code_dim=4, codebook_size=32),
+    IbqConfig(code_dim=4, codebook_size=32),
+    SoftVQConfig(code_dim=4, codebook_size=32),
+    WassersteinConfig(code_dim=4, codebook_size=32),
+    VQBridgeConfig(code_dim=4, codebook_size=32, bridge_width=8),
+    GaussianConfig(code_dim=4, codebook_size=32),
 ]
-NAMES = ["vaevq", "vaevq with moments", "vq", "vq_ema", "simvq"]
+NAMES = [
+    *("vaevq", "vaevq with moments", "vq", "vq_ema", "simvq", "ibq", "softvq", "wasserstein", "vqbridge", "gaussian")
+]
 
 
 def tokenizer(quantizer: AnyQuantizerConfig, channels: int = 3) -> vaevq.Tokenizer:

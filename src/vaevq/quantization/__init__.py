@@ -1,8 +1,13 @@
 """The paper's rooms: posterior, codebook, VLQ, RCS, DCR, and the quantizers it is compared with."""
 
 from vaevq.quantization.baselines.ema import EmaQuantizer as EmaQuantizer
+from vaevq.quantization.baselines.gaussian import GaussianQuantizer as GaussianQuantizer
+from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer as IndexBackpropagationQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ as SimVQ
+from vaevq.quantization.baselines.softvq import SoftVectorQuantizer as SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer as VectorQuantizer
+from vaevq.quantization.baselines.vqbridge import VQBridge as VQBridge
+from vaevq.quantization.baselines.wasserstein import WassersteinQuantizer as WassersteinQuantizer
 from vaevq.quantization.build import build_quantizer as build_quantizer
 from vaevq.quantization.posterior import Posterior as Posterior
 from vaevq.quantization.quantizer import Quantized as Quantized

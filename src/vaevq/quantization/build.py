@@ -1,17 +1,29 @@
 """From a quantizer's configuration to the quantizer."""
 
+from collections.abc import Callable
+
 from vaevq.config import QuantizerConfig
 from vaevq.quantization.baselines.ema import EmaQuantizer
+from vaevq.quantization.baselines.gaussian import GaussianQuantizer
+from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ
+from vaevq.quantization.baselines.softvq import SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer
+from vaevq.quantization.baselines.vqbridge import VQBridge
+from vaevq.quantization.baselines.wasserstein import WassersteinQuantizer
 from vaevq.quantization.quantizer import Quantizer
 from vaevq.quantization.vlq import VariationalLatentQuantizer
 
-_LAYERS: dict[str, type[VariationalLatentQuantizer | VectorQuantizer | EmaQuantizer | SimVQ]] = {
+_LAYERS: dict[str, Callable[..., Quantizer]] = {
     "vaevq": VariationalLatentQuantizer,
     "vq": VectorQuantizer,
     "vq_ema": EmaQuantizer,
     "simvq": SimVQ,
+    "ibq": IndexBackpropagationQuantizer,
+    "softvq": SoftVectorQuantizer,
+    "wasserstein": WassersteinQuantizer,
+    "vqbridge": VQBridge,
+    "gaussian": GaussianQuantizer,
 }
 
 

@@ -12,7 +12,10 @@ from vaevq.report.plots import histogram_chart
 from vaevq.report.run_folder import RunFolder
 from vaevq.report.training_curves import held_out_charts, loss_charts, other_charts
 
-_KINDS = {"vaevq": "VAEVQ", "vq": "Plain VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ"}
+_KINDS = {
+    **{"vaevq": "VAEVQ", "vq": "Plain VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ", "ibq": "IBQ", "softvq": "SoftVQ"},
+    **{"wasserstein": "Wasserstein-VQ", "vqbridge": "VQBridge", "gaussian": "Gaussian quantization"},
+}
 _NAMES_SHOWN = 200
 _HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
 _OF_CODEBOOK = (

@@ -1,0 +1,51 @@
+"""Which codeword has the largest product with a latent, and how sure the softmax over all of them is.
+
+What IBQ, SoftVQ and Gaussian quantization share; the nearest codeword is in `vaevq.quantization.codebook`.
+"""
+
+import torch
+from torch import Tensor
+
+from vaevq.quantization.codebook import CODEWORD_TILE, LATENT_TILE
+
+
+def as_rows(grid: Tensor) -> Tensor:
+    """B×d×h×w to N×d with N = B·h·w, in at least float32."""
+    rows = grid.permute(0, 2, 3, 1).reshape(-1, grid.shape[1])
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def as_grid(rows: Tensor, like: Tensor) -> Tensor:
+    """N×d to B×d×h×w, with B, h and w of `like`."""
+    batch, _, height, width = like.shape
+    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
+    """argmax_k of query · key, exact; works in tiles, so that memory does not grow as N × K.
+
+    Args:
+        queries: N×m.
+        keys: K×m.
+
+    Returns:
+        int64 N.
+    """
+    rows = max(1, LATENT_TILE * CODEWORD_TILE // len(keys))
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        return torch.cat([(part @ keys.T).argmax(dim=1) for part in torch.split(queries, rows)])
+
+
+def entropy_penalty(logits: Tensor, temperature: float) -> Tensor:
+    """E H(p) − H(E p) in nats, −ln K to 0: sure of each latent, undecided over the batch (Yu et al. 2024, MAGVIT-v2).
+
+    Args:
+        logits: N×K; p is the softmax of each row over `temperature`, E the mean over this process's rows.
+        temperature: positive.
+    """
+    log_p = torch.log_softmax(logits / temperature, dim=1)
+    p = log_p.exp()
+    mean = p.mean(dim=0)
+    # A probability that underflows to 0 has no logarithm; the floor leaves 0 · log finite and the others as they are.
+    of_mean = (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
+    return of_mean - (p * log_p).sum(dim=1).mean()
