@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/why.md of the cells of a comparison, means over its seeds.
+"""Makes the picture of docs/why.md of the cells of a comparison, means over its seeds.
 
     .venv/bin/python docs/make_why.py experiments/claim-k1024
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vaevq.report.plots import PRINT, engineering, figure, locator, png, set_log_scale
+from vaevq.report.plots import PRINT, figure, png, set_log_scale
 
 SHOWN = {
     "vq": "plain VQ",
@@ -22,12 +22,13 @@ SHOWN = {
     "vaevq": "VAEVQ",
 }
 IMAGES = Path(__file__).parent / "images"
+MOST_TICKS = 8
 
 Cells = dict[str, list[dict[str, Any]]]
 
 
 def main(folder: Path) -> None:
-    """Writes both pictures."""
+    """Writes the picture."""
     cells: Cells = {row: [] for row in SHOWN}
     for path in sorted((folder / "cells").glob("*.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
@@ -35,7 +36,6 @@ def main(folder: Path) -> None:
             cells[cell["row"]].append(cell)
     cells = {row: found for row, found in cells.items() if found}
     spectra(cells, IMAGES / "why_spectra.png")
-    curves(cells, IMAGES / "why_curves.png")
 
 
 def spectra(cells: Cells, path: Path) -> None:
@@ -51,41 +51,13 @@ def spectra(cells: Cells, path: Path) -> None:
                 label = {"mean": "means", "codebook": "codewords"}[name]
                 axes.plot(range(1, len(values) + 1), values, look, color=colour, markersize=3.5, label=label)
             axes.set_title(f"{SHOWN[row]}, d = {len(values)}")
+            if len(values) <= MOST_TICKS:
+                axes.set_xticks(range(1, len(values) + 1))
             axes.set_xlabel("eigenvalue, largest first")
         first = np.atleast_1d(panels)[0]
         set_log_scale(first, 1e4)
         first.set_ylabel("variance, log scale")
         first.legend(loc="best")
-        png(on, path)
-    print(path)
-
-
-def curves(cells: Cells, path: Path) -> None:
-    """PSNR and perplexity over training, and the quantization error at its end."""
-    with figure(9.5, 2.9, PRINT) as on:
-        on.set_facecolor("white")
-        psnr, perplexity, bars = on.subplots(1, 3)
-        for place, (row, found) in enumerate(cells.items()):
-            colour = PRINT.series[place]
-            for axes, name in ((psnr, "psnr"), (perplexity, "perplexity")):
-                lines = [[(r["images_seen"], r[name]) for r in c["curves"] if r["split"] == "held_out"] for c in found]
-                points = np.asarray(lines, dtype=float).mean(axis=0)
-                axes.plot(points[:, 0], points[:, 1], "o-", markersize=3.5, color=colour, label=SHOWN[row])
-            share, bound = (
-                100 * _mean(found, "distortion", name) for name in ("quantization_error_share", "reference_share")
-            )
-            bars.bar(place - 0.2, share, 0.4, color=colour)
-            bars.bar(place + 0.2, bound, 0.4, color=PRINT.faded)
-        psnr.set_title("PSNR, held-out (dB)")
-        perplexity.set_title("perplexity, held-out")
-        for axes in (psnr, perplexity):
-            axes.set_xlabel("images seen")
-            axes.xaxis.set_major_formatter(engineering)
-            axes.xaxis.set_major_locator(locator(4))
-        bars.set_title("quantization error, % of variance")
-        bars.set_xticks(range(len(cells)), [SHOWN[row].replace(" ", "\n") for row in cells], fontsize=6.5)
-        bars.set_xlabel("grey: Gaussian bound at log₂K bits")
-        perplexity.legend(loc="best")
         png(on, path)
     print(path)
 

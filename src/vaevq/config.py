@@ -97,7 +97,7 @@ class VariationalConfig(CodebookShape):
     rcs_weight: float = Field(default=0.001, ge=0)
     rcs_form: Literal["mahalanobis", "nll"] = "mahalanobis"
     rcs_detach_sigma: bool = True
-    rcs_min_std: float = Field(default=0.03, ge=0)  # floor of σ inside RCS, below where σ settles; 0: none
+    rcs_min_std: float = Field(default=0.03, ge=0)  # floor of σ inside RCS, plain commitment below it; 0: none
     rcs_encoder_share: float = Field(default=0.1, ge=0)  # pull on the encoder, where the codebook's is 1
     rcs_reduction: Reduction = "position"
     # DCR, eq. 8-11
