@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vaevq.effect import NO_EFFECT
+from vaevq.effect import NO_EFFECT, last_step_from
 from vaevq.errors import UserError, nearest_name
 
 T = TypeVar("T", bound=BaseModel)
@@ -52,7 +52,7 @@ class AutoencoderConfig(Section):
     blocks: int = Field(default=2, ge=1)  # residual blocks a level; the decoder has one more, as VQGAN's
     attention_levels: tuple[int, ...] = ()  # indices into multipliers; the last one's includes the middle block
     upsampling: Literal["depth_to_space", "nearest"] = "depth_to_space"
-    # group: as VQGAN's. none: residual branches start as 0 instead; better in small networks and short runs.
+    # group: as VQGAN's. none: residual blocks start as their shortcut instead; better in small networks, short runs.
     normalization: Normalization = "group"
 
     @property
@@ -83,7 +83,7 @@ class VariationalConfig(CodebookShape):
     # VLQ, eq. 1-4
     quantize: Literal["sample", "mean"] = "sample"  # in training; at inference always the mean
     # Images seen in training before the decoder gets codewords; until then z_c, while the codebook follows the latents.
-    # None: in a run `QUANTIZE_FROM` of train.images, in a layer by itself 0.
+    # None: in a run `QUANTIZE_FROM` of train.images (0 where nothing moves the codebook then), in a layer alone 0.
     quantize_from: int | None = Field(default=None, ge=0)
     gradient: Literal["straight_through", "reparameterized"] = "straight_through"
     # What the codewords are: moving averages of the means that they win (where RCS is low); an embedding that is
@@ -108,8 +108,17 @@ class VariationalConfig(CodebookShape):
     kl_weight: float = Field(default=1e-5, ge=0)
     kl_reduction: Reduction = "position"
 
+    @property
+    def codebook_follows(self) -> bool:
+        """Whether anything brings the codebook to the latents while the decoder gets z_c."""
+        return self.codebook == "averaged" or self.rcs_weight > 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.quantize_from and not self.codebook_follows:
+            raise ValueError(
+                "quantize_from needs codebook: averaged or rcs_weight above 0: nothing else moves the codebook then"
+            )
         if self.codebook == "averaged" and (self.codebook_gradient or self.dcr_weight):
             option = "dcr_weight" if self.dcr_weight else "codebook_gradient"
             raise ValueError(f"{option} needs codebook: embedding or projected: no gradient moves an averaged one")
@@ -198,6 +207,7 @@ class VQBridgeConfig(CodebookShape):
 class GaussianConfig(CodebookShape):
     """Gaussian quantization: a Gaussian VAE whose KL is steered to log₂K bits, over a fixed codebook of N(0, I)."""
 
+    code_dim: int = Field(default=8, ge=1, le=21201)  # as many dimensions as the Sobol sequence has
     kind: Literal["gaussian"] = "gaussian"
     initial_logvar: float = -2.0  # where log σ² starts, −30 to 20
     kl_weight: float = Field(default=0.001, ge=0)  # of the KL in bits, as it starts: steering multiplies it
@@ -243,7 +253,9 @@ class LossConfig(Section):
     pixel: Literal["l1", "l2"] = "l2"
     pixel_weight: float = Field(default=1.0, ge=0)
     pixel_reduction: Reduction = "element"
-    quantized_path: float = Field(default=1.0, gt=0)  # weight of every image term on x̂_q
+    quantized_path: float = Field(
+        default=1.0, gt=0
+    )  # weight of every image term on x̂_q, and until `quantize_from` on x̂_c
     continuous_path: float = Field(default=0.1, ge=0)  # and on x̂_c; 0, the default where there is none: not decoded
     perceptual_weight: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["alexnet", "vgg16"] = "alexnet"
@@ -423,7 +435,8 @@ class RunConfig(Section):
     def _resolve_quantize_from(self) -> Self:
         quantizer = self.model.quantizer
         if isinstance(quantizer, VariationalConfig) and quantizer.quantize_from is None:
-            images = round(QUANTIZE_FROM * self.train.images)
+            share = QUANTIZE_FROM if quantizer.codebook_follows else 0.0
+            images = min(round(share * self.train.images), last_step_from(self.train.images, self.train.batch_size))
             resolved = quantizer.model_copy(update={"quantize_from": images})
             # A frozen section is filled in only here, before anybody has it.
             self.__dict__["model"] = self.model.model_copy(update={"quantizer": resolved})
@@ -439,10 +452,10 @@ class RunConfig(Section):
                 "loss.continuous_path must be 0: this quantizer has no continuous path; leave it out, or set it to 0"
             )
         quantize_from = getattr(self.model.quantizer, "quantize_from", 0)
-        if quantize_from >= self.train.images:
+        if quantize_from > last_step_from(self.train.images, self.train.batch_size):
             raise ValueError(
-                f"model.quantizer.quantize_from {quantize_from} is past the end of train.images "
-                f"{self.train.images}: the decoder would never see a codeword"
+                f"model.quantizer.quantize_from {quantize_from} is past the last step of train.images "
+                f"{self.train.images}: the decoder would see no codeword; left out, it is {QUANTIZE_FROM} of the run"
             )
         return self
 

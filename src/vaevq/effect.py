@@ -23,6 +23,11 @@ class NoEffect:
     says: str
 
 
+def last_step_from(images: int, batch_size: int) -> int:
+    """Images seen when the last step of a run begins."""
+    return (images - 1) // batch_size * batch_size
+
+
 def _quantizer(*names: str) -> tuple[str, ...]:
     return tuple(f"model.quantizer.{name}" for name in names)
 
@@ -44,10 +49,10 @@ def _without_image_term(of: Options) -> bool:
 
 
 def _posterior_unused(of: Options) -> bool:
-    # A quantizer without these options samples its posterior.
-    point = of.get("model.quantizer.quantize") == "mean" and of["model.quantizer.gradient"] == "straight_through"
-    later = of["loss.continuous_path"] or any(of[weight] for weight in _USES_OF_SIGMA)
-    return bool(point and not later) and not of["model.quantizer.quantize_from"]
+    if of.get("model.quantizer.quantize") != "mean":  # a quantizer without this option samples its posterior
+        return False
+    point = of["model.quantizer.gradient"] == "straight_through" and not of["model.quantizer.quantize_from"]
+    return point and not of["loss.continuous_path"] and not any(of[weight] for weight in _USES_OF_SIGMA)
 
 
 def _rcs_moves_nothing(of: Options) -> bool:
@@ -57,8 +62,7 @@ def _rcs_moves_nothing(of: Options) -> bool:
 
 
 def _joins_too_late(of: Options) -> bool:
-    batch = of["train.batch_size"]
-    last_step = (of["train.images"] - 1) // batch * batch  # images seen when it begins
+    last_step = last_step_from(of["train.images"], of["train.batch_size"])
     return bool(of["loss.adversarial_weight"]) and of["loss.adversarial_start"] > last_step
 
 

@@ -1,8 +1,10 @@
 """Recipes, overrides and variants; every mistake in one line that names the field and the right name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from vaevq.config import (
     VARIANTS,
@@ -111,3 +113,30 @@ def test_a_section_is_validated_with_its_overrides() -> None:
         load_section(EvalConfig, ["crop=512"], EvalConfig())
     with pytest.raises(UserError, match=r"metric: unknown option .did you mean 'metrics'"):
         load_section(EvalConfig, ["metric=psnr"], EvalConfig())
+
+
+def quantize_from(**sections: Any) -> int | None:
+    return RunConfig.model_validate(sections).model.quantizer.quantize_from
+
+
+def test_the_continuous_path_goes_first_for_a_share_of_the_run_that_leaves_a_step() -> None:
+    assert quantize_from(train={"images": 1000, "batch_size": 10}) == 300
+    assert quantize_from(train={"images": 16, "batch_size": 16}) == 0, "the only step decodes codewords"
+    assert quantize_from(variant="paper") == 0
+    assert VariationalConfig().quantize_from is None, "a layer by itself decodes codewords from the start"
+    saved = RunConfig.model_validate({"train": {"images": 1000}})
+    assert RunConfig.model_validate_json(saved.model_dump_json()) == saved
+
+
+def test_the_continuous_path_does_not_go_first_where_nothing_moves_the_codebook_meanwhile() -> None:
+    still = {"codebook": "embedding", "rcs_weight": 0}
+    assert quantize_from(model={"quantizer": still}) == 0
+    with pytest.raises(ValidationError, match="nothing else moves the codebook"):
+        quantize_from(model={"quantizer": {**still, "quantize_from": 16}})
+
+
+def test_a_run_that_would_decode_no_codeword_is_refused() -> None:
+    train = {"images": 40, "batch_size": 16}
+    assert quantize_from(train=train, model={"quantizer": {"quantize_from": 32}}) == 32
+    with pytest.raises(ValidationError, match=r"past the last step of train\.images 40"):
+        quantize_from(train=train, model={"quantizer": {"quantize_from": 33}})

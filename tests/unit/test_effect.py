@@ -253,6 +253,11 @@ def test_defaults_and_what_a_variant_sets_are_given_by_nobody(tmp_path: Path) ->
     assert f"{Q}.revive_below has no effect" in refusal("quickstart", ["variant=paper", f"{Q}.revive_below=0.2"])
 
 
+def test_options_of_a_quantizer_that_has_no_others_of_the_table_are_taken() -> None:
+    config = load_run_config("quickstart", [f"{Q}.kind=gaussian", f"{Q}.initial_logvar=-3"])
+    assert config.model.quantizer.initial_logvar == -3
+
+
 def test_a_saved_configuration_is_read_whatever_it_says(tmp_path: Path) -> None:
     config = load_run_config(
         recipe(tmp_path, loss={"adversarial_weight": 1, "lecam_weight": 1}), ["loss.adversarial_weight=0"]

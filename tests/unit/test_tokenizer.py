@@ -72,6 +72,13 @@ def test_decode_of_encode_is_the_reconstruction_at_any_size(height: int, width: 
         assert torch.allclose(model.decode(tokens, size=(height, width)), reconstruction, atol=1e-5)
 
 
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=NAMES)
+def test_a_model_in_bfloat16_encodes_and_decodes(quantizer: AnyQuantizerConfig) -> None:
+    model, x = tokenizer(quantizer).bfloat16(), images(8, 12).bfloat16()
+    with torch.no_grad():
+        assert model.decode(model.encode(x).to(torch.int64)).shape == x.shape
+
+
 def test_patches_are_part_of_the_factor_and_change_no_promise(tmp_path: Path) -> None:
     networks = AutoencoderConfig(base_width=8, patch_size=3, multipliers=(1, 2), blocks=1)
     torch.manual_seed(0)

@@ -33,6 +33,7 @@ def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
     """
     rows = max(1, LATENT_TILE * CODEWORD_TILE // len(keys))
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
+        keys = keys.to(queries.dtype)
         return torch.cat([(part @ keys.T).argmax(dim=1) for part in torch.split(queries, rows)])
 
 

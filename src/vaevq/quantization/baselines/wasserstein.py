@@ -23,8 +23,8 @@ FLOOR = 1e-10
 class WassersteinQuantizer(PointQuantizer):
     """Vector quantization with a codebook that is drawn to the distribution of the latents.
 
-    The distance is W₂ itself, not its square, as in the authors' code. The latents' moments are averaged over steps and
-    processes, where that code keeps a process's last 32,768 latents, a few of its steps.
+    The distance is W₂ itself, not its square, as in the authors' code. The latents' moments are averaged over
+    micro-batches and processes, where that code keeps a process's last 32,768 latents, a few of its steps.
 
     Args:
         code_dim: d.
