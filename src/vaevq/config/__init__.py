@@ -1,0 +1,76 @@
+"""Validated configuration: YAML and `key=value` in, JSON out, every mistake at once with its dotted path.
+
+An option that is given and can do nothing beside the others (`vaevq.effect`) is a mistake too.
+
+Every weight and every choice that the paper and the authors' released code make differently is a field here;
+`variant: paper` and `variant: released` set them together, and a field that is given explicitly wins over both.
+"""
+
+from vaevq.config.layers import laid, without_effect
+from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
+from vaevq.config.quantizers import (
+    QUANTIZE_FROM,
+    QUANTIZERS,
+    CodebookShape,
+    EmaConfig,
+    GaussianConfig,
+    IbqConfig,
+    PlainConfig,
+    QuantizerConfig,
+    SimVQConfig,
+    SoftVQConfig,
+    VariationalConfig,
+    VQBridgeConfig,
+    WassersteinConfig,
+)
+from vaevq.config.reading import (
+    load_run_config,
+    load_section,
+    read_json,
+    read_yaml,
+    recipe_names,
+    recipe_tree,
+    validate,
+)
+from vaevq.config.run import DataConfig, EvalConfig, LossConfig, RunConfig, TrainConfig
+from vaevq.config.section import Reduction, Section, leaves, merged
+from vaevq.config.variants import VARIANTS, spelled_out
+
+__all__ = [
+    "QUANTIZERS",
+    "QUANTIZE_FROM",
+    "VARIANTS",
+    "AutoencoderConfig",
+    "CodebookShape",
+    "DataConfig",
+    "EmaConfig",
+    "EvalConfig",
+    "GaussianConfig",
+    "IbqConfig",
+    "LossConfig",
+    "Normalization",
+    "PlainConfig",
+    "QuantizerConfig",
+    "Reduction",
+    "RunConfig",
+    "Section",
+    "SimVQConfig",
+    "SoftVQConfig",
+    "TokenizerConfig",
+    "TrainConfig",
+    "VQBridgeConfig",
+    "VariationalConfig",
+    "WassersteinConfig",
+    "laid",
+    "leaves",
+    "load_run_config",
+    "load_section",
+    "merged",
+    "read_json",
+    "read_yaml",
+    "recipe_names",
+    "recipe_tree",
+    "spelled_out",
+    "validate",
+    "without_effect",
+]

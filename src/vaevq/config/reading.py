@@ -1,0 +1,197 @@
+"""YAML, JSON and `key=value` to a validated configuration; every mistake at once, with its dotted path."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from vaevq.config.layers import in_vain, laid, without_effect
+from vaevq.config.quantizers import QUANTIZERS
+from vaevq.config.run import RunConfig
+from vaevq.config.section import Section, dig, leaves, merged
+from vaevq.errors import UserError, nearest_name
+
+T = TypeVar("T", bound=BaseModel)
+S = TypeVar("S", bound="Section")
+
+
+def recipe_names() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in files("vaevq.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def recipe_tree(recipe: str | Path) -> dict[str, Any]:
+    """What a recipe says, as plain data that is not validated yet.
+
+    Args:
+        recipe: the name of a packaged recipe or the path of a YAML file.
+
+    Raises:
+        UserError: a file that is absent, no YAML, or no mapping.
+    """
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        return read_yaml(path, "recipe")
+    if str(recipe) not in recipe_names():
+        known = ", ".join(recipe_names())
+        hint = nearest_name(str(recipe), recipe_names())
+        raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {known}")
+    text = files("vaevq.recipes").joinpath(f"{recipe}.yaml").read_text()
+    return dict(_parse_yaml(text, str(recipe)))
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping of sections; `what` is what messages call it.
+
+    Raises:
+        UserError: it is absent, no YAML, or no mapping.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such {what} file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8, so no {what}") from None
+    tree = _parse_yaml(text, str(path)) or {}
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{path}: a {what} is a mapping of sections, not {type(tree).__name__}")
+    return dict(tree)
+
+
+def load_run_config(
+    recipe: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> RunConfig:
+    """Reads a recipe and lays overrides on it.
+
+    Args:
+        recipe: the name of a packaged recipe or the path of a YAML file.
+        overrides: `dotted.key=value` strings; values are read as YAML.
+        flags: a tree that is laid on top of everything (what flags of the command set).
+
+    An override of another kind of quantizer than the recipe's takes no more of the recipe's quantizer than its
+    codebook's shape (`laid`).
+
+    Raises:
+        UserError: a file that is absent or no YAML, an unknown field (with the nearest right name), a wrong type, an
+            option that the recipe by itself or what is laid on it gives in vain: every mistake in one message.
+    """
+    tree = recipe_tree(recipe)
+    given = merged(_overrides_tree(overrides), flags or {})
+    config = validate(RunConfig, laid(tree, given), str(recipe))
+    mistakes = without_effect(given, config)
+    with contextlib.suppress(ValidationError):  # of a recipe that what is laid on it mends
+        # A term that is switched off on top of a recipe with its details leaves those in peace.
+        if dict(leaves(tree)).keys() < dict(leaves(config.model_dump())).keys():  # else a saved run's, which lists all
+            mistakes += without_effect(tree, RunConfig.model_validate(tree), config)
+    if mistakes:
+        raise UserError(f"{recipe}: {'; '.join(dict.fromkeys(mistakes))}")
+    return config
+
+
+def load_section(model: type[S], overrides: Sequence[str], base: S) -> S:
+    """A section of the configuration: `base` with `key=value` overrides laid on it, validated whole.
+
+    Raises:
+        UserError: an unknown key, a wrong type, an override that has no effect.
+    """
+    given = _overrides_tree(overrides)
+    section = validate(model, merged(base.model_dump(mode="json"), given), "options")
+    prefix = next(f"{name}." for name, field in RunConfig.model_fields.items() if field.annotation is model)
+    vain = in_vain(section, prefix)
+    mistakes = [vain[f"{prefix}{name}"] for name, _ in leaves(given) if f"{prefix}{name}" in vain]
+    if mistakes:  # here the section's options go by their own names
+        raise UserError(f"options: {'; '.join(mistakes)}".replace(prefix, ""))
+    return section
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{override}': an override is written dotted.key=value, like train.images=20000")
+        tree: Any = _parse_yaml(text, key)
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        given = merged(given, tree)
+    return given
+
+
+def validate(model: type[T], tree: Any, where: str) -> T:
+    """`tree` as a `model`; every mistake in one UserError, each with its dotted path and the nearest right name."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, tree, dict(e)) for e in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(lines)) from None
+
+
+def read_json(model: type[T], path: Path) -> T:
+    """A configuration written by `write_json`.
+
+    Raises:
+        UserError: the file is absent, damaged, or not of this model.
+    """
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, UnicodeDecodeError):
+        raise UserError(f"{path}: not valid JSON") from None
+    return validate(model, tree, str(path))
+
+
+def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
+    """One pydantic error as `dotted.path: what is wrong`."""
+    # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
+    location = [str(part) for part in error["loc"] if part not in QUANTIZERS]
+    path = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _fields_beside(model, tree, location)
+        name = location[-1]
+        # A field named without its section is meant more often than one that is spelled alike.
+        whole = [option for option in _option_names(model) if option.endswith(f".{name}")] if len(location) == 1 else []
+        hint = f" (did you mean {' or '.join(whole)}?)" if whole else nearest_name(name, known)
+        return f"{path}: unknown option{hint}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"].startswith("value_error") or not location:
+        return f"{path}: {message}" if path else message
+    return f"{path}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+
+
+def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted names of all options below a model."""
+    names = []
+    for name, field in model.model_fields.items():
+        kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        names += [option for section in sections for option in _option_names(section, f"{prefix}{name}.")]
+        names += [] if sections else [f"{prefix}{name}"]
+    return list(dict.fromkeys(names))
+
+
+def _fields_beside(model: type[BaseModel], tree: Any, location: Sequence[str]) -> list[str]:
+    """The names that would have been right where the last of `location` stands."""
+    current: Any = model
+    for depth, part in enumerate(location[:-1]):
+        annotation = current.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            current = annotation
+        else:
+            kind = dig(tree, ".".join([*location[: depth + 1], "kind"])) or "vaevq"
+            current = QUANTIZERS[kind]
+    return list(current.model_fields)
