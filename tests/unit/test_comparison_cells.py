@@ -10,6 +10,7 @@ import pytest
 
 import vaevq
 from runs import small_run
+from vaevq.comparison import code
 from vaevq.comparison.cells import (
     MOST_COUNTS,
     TRAIN_ROWS,
@@ -22,7 +23,7 @@ from vaevq.comparison.cells import (
     find_cell,
     thinned,
 )
-from vaevq.comparison.code import code_digest
+from vaevq.comparison.code import code_digest, same_numbers
 from vaevq.config import QUANTIZERS, DataConfig, RunConfig
 from vaevq.errors import UserError
 
@@ -103,6 +104,18 @@ def test_options_messages_and_pages_are_no_numeric_code(package: Path) -> None:
     ):
         lengthened(package, module)
     assert code_digest("vaevq", package) == before
+
+
+def test_code_that_is_known_to_give_the_same_numbers_is_as_good(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code, "_groups", lambda: (frozenset({"code", "newer"}), frozenset({"older", "oldest"})))
+    assert same_numbers("code", "newer")
+    assert same_numbers("unheard", "unheard")
+    assert not same_numbers("code", "older")
+    made = cell(config)
+    assert made.stands_for(task(config, code="newer"))
+    assert not made.stands_for(task(config, code="older"))
 
 
 def test_a_cell_stands_for_what_it_was_made_of(config: RunConfig) -> None:

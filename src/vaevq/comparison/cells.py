@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from vaevq.comparison.code import code_digest
+from vaevq.comparison.code import code_digest, same_numbers
 from vaevq.comparison.plan import Plan
 from vaevq.config import RunConfig, leaves
 from vaevq.data.held_out import run_images
@@ -127,9 +127,10 @@ class Cell:
 
         The digest has to be equal, and every option that the cell was made with and that still exists has to have
         the value that it has now: a changed default is noticed, an option that is new takes no cell away.
-        `any_code` accepts what other numeric code has made. Data that cannot be looked at is taken as the cell's.
+        Code that is known to give the same numbers is as good; `any_code` accepts what any other has made. Data that
+        cannot be looked at is taken as the cell's.
         """
-        if self.code != task.code and not any_code:
+        if not (any_code or same_numbers(self.code, task.code)):
             return False
         if self.digest != digest(task.config, task.data or self.data, self.code):
             return False
@@ -179,8 +180,10 @@ def find_cell(folder: Path, task: Task, *, any_code: bool = False) -> Cell | Non
     paths = folder.glob(f"{task.row}-s{task.seed}-*.json")
     read = [Cell.read(path) for path in sorted(paths, key=lambda path: (path.stat().st_mtime, path.name))]
     found = [cell for cell in read if cell.row == task.row and cell.stands_for(task, any_code=any_code)]
-    # Of several, one by the present code, then one that has figures, then the newest.
-    return max(found, key=lambda cell: (cell.code == task.code, not cell.failure, read.index(cell)), default=None)
+    # Of several, one by code of the present numbers, then one that has figures, then the newest.
+    return max(
+        found, key=lambda cell: (same_numbers(cell.code, task.code), not cell.failure, read.index(cell)), default=None
+    )
 
 
 def configuration(config: RunConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vaevq.comparison import diagnostics
 from vaevq.comparison.cells import Cell, Task, find_cell
+from vaevq.comparison.code import same_numbers
 from vaevq.comparison.plan import Plan
 from vaevq.comparison.statistics import Difference, Estimate, estimate, higher_is_better, paired_difference
 from vaevq.config import RunConfig
@@ -163,7 +164,11 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
         UserError: a cell's file is damaged.
     """
     found = {(task.row, task.seed): find_cell(folder, task, any_code=any_code) for task in tasks}
-    other = [f"{t.row}, seed {t.seed}" for t in tasks if (c := found[t.row, t.seed]) is not None and c.code != t.code]
+    other = [
+        f"{task.row}, seed {task.seed}"
+        for task in tasks
+        if (cell := found[task.row, task.seed]) is not None and not same_numbers(cell.code, task.code)
+    ]
     rates = {row.name: bits_per_pixel(row.config) for row in plan.rows}
     cells = {
         row.name: {seed: cell for seed in row.configs if (cell := found[row.name, seed]) is not None}
