@@ -54,6 +54,7 @@ AVERAGED: dict[str, dict[str, Any]] = {
         "train": SHORT,
     },
     "wasserstein": {"model": {"quantizer": {"kind": "wasserstein"}}, "loss": {"continuous_path": 0}, "train": SHORT},
+    "gaussian": {"model": {"quantizer": {"kind": "gaussian"}}, "loss": {"continuous_path": 0}, "train": SHORT},
 }
 
 

@@ -12,6 +12,8 @@ from vaevq.report.plots import PAGE, PRINT, Colours, engineering, figure, locato
 
 _MARKS = "os^DvP*X"
 _PNG_SIZE = (6.0, 4.0)
+_MOST_WITHIN = 8
+"""A legend of more rows stands below the axes, in columns, and the figure is so much higher."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def band_chart(title: str, unit: str, drawn: Sequence[Band], rows: Sequence[str]
     """
     ends = [f"{band.label} {band.mean[-1]:.4g}" for band in drawn]
     description = f"{title}. At {drawn[0].images_seen[-1]:,} images seen: {', '.join(ends)} {unit}."
-    with figure(5.4, 3.2) as on:
+    with figure(*_higher(5.4, 3.2, drawn)) as on:
         axes = on.subplots()
         for band in drawn:
             look = _look(band.label, rows, PAGE)
@@ -77,21 +79,21 @@ def band_chart(title: str, unit: str, drawn: Sequence[Band], rows: Sequence[str]
         axes.xaxis.set_major_formatter(engineering)
         axes.xaxis.set_major_locator(locator(4))
         _plain_numbers(axes, "y")
-        axes.legend(loc="best")
+        _add_legend(axes, drawn)
         return svg(on, description)
 
 
 def point_chart(title: str, x: str, y: str, drawn: Sequence[Points], rows: Sequence[str]) -> str:
     """One point a cell as an SVG; `x` and `y` name the axes."""
     means = [f"{found.label} {statistics.fmean(found.x):.4g}, {statistics.fmean(found.y):.4g}" for found in drawn]
-    with figure(5.4, 3.2) as on:
+    with figure(*_higher(5.4, 3.2, drawn)) as on:
         _draw_points(on.subplots(), title, x, y, drawn, rows, PAGE)
         return svg(on, f"{title}. Means of {x} and {y}: {'; '.join(means)}.")
 
 
 def point_picture(title: str, x: str, y: str, drawn: Sequence[Points], rows: Sequence[str], path: Path) -> None:
     """The same as a PNG file."""
-    with figure(*_PNG_SIZE, PRINT) as on:
+    with figure(*_higher(*_PNG_SIZE, drawn), PRINT) as on:
         on.set_facecolor("white")
         _draw_points(on.subplots(), title, x, y, drawn, rows, PRINT)
         png(on, path)
@@ -111,7 +113,26 @@ def _draw_points(
     axes.margins(0.12)
     for axis in "xy":
         _plain_numbers(axes, axis)
-    axes.legend(loc="best")
+    _add_legend(axes, drawn)
+
+
+def _columns(width: float, drawn: Sequence[Band | Points]) -> int:
+    longest = max(len(found.label) for found in drawn)
+    return max(1, int(width / (0.5 + 0.08 * longest)))
+
+
+def _higher(width: float, height: float, drawn: Sequence[Band | Points]) -> tuple[float, float]:
+    """The size of a figure with room for its legend."""
+    lines = -(-len(drawn) // _columns(width, drawn)) if len(drawn) > _MOST_WITHIN else 0
+    return width, height + 0.21 * lines
+
+
+def _add_legend(axes: Any, drawn: Sequence[Band | Points]) -> None:
+    if len(drawn) > _MOST_WITHIN:
+        columns = _columns(axes.figure.get_figwidth(), drawn)
+        axes.figure.legend(loc="outside lower left", ncols=columns, columnspacing=1.0)
+    else:
+        axes.legend(loc="best")
 
 
 def _plain_numbers(axes: Any, axis: str) -> None:

@@ -33,6 +33,10 @@ class LossConfig(Section):
     discriminator_layers: int = Field(default=3, ge=1)
     lecam_weight: float = Field(default=0.0, ge=0)
 
+    def has_discriminator(self, images_seen: int) -> bool:
+        """Whether the discriminator takes part in the step that begins after so many images seen."""
+        return self.adversarial_weight > 0 and images_seen >= self.adversarial_start
+
 
 class DataConfig(Section):
     """Where training images come from and how they are cut."""

@@ -102,15 +102,10 @@ def _earlier(config: RunConfig, saved: Sequence[Path]) -> Tokenizer | None:
     return earlier
 
 
-def has_joined(config: RunConfig, images_seen: int) -> bool:
-    """Whether the discriminator had a part in the step that ended at so many images seen."""
-    return images_seen - config.train.batch_size >= config.loss.adversarial_start
-
-
 def _discriminator(config: RunConfig, checkpoint: Path) -> PatchDiscriminator | None:
     """None before it has joined: its term has no part in the loss."""
     loss, state = config.loss, load_checkpoint(checkpoint, torch.device("cpu"))
-    if not has_joined(config, state["images_seen"]):
+    if not loss.has_discriminator(state["images_seen"] - config.train.batch_size):
         return None
     channels = config.model.autoencoder.image_channels
     discriminator = PatchDiscriminator(channels, loss.discriminator_width, loss.discriminator_layers)

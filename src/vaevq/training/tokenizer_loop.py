@@ -224,12 +224,14 @@ class _Loop:
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
         if self.monitor is not None:
-            joined = run_diagnosis.has_joined(self.config, self.trainer.images_seen)
-            with run_diagnosis.may_fail(self.tracker.message, f"no diagnostics at {self.trainer.images_seen} images"):
+            seen = self.trainer.images_seen
+            # In the step that ended now.
+            joined = self.config.loss.has_discriminator(seen - self.config.train.batch_size)
+            with run_diagnosis.may_fail(self.tracker.message, f"no diagnostics at {seen} images"):
                 values = self.monitor.measure(
                     self._tokenizer, self.trainer.objective, self.trainer.discriminator if joined else None
                 )
-                self.tracker.diagnostics(self.trainer.images_seen, values)
+                self.tracker.diagnostics(seen, values)
 
     @property
     def _few_images(self) -> EvalConfig:

@@ -82,7 +82,7 @@ class TokenizerTrainer:
         Raises:
             UserError: a term or a gradient is not finite; no weight was changed by it.
         """
-        adversarial = self.discriminator is not None and self.images_seen >= self.config.loss.adversarial_start
+        adversarial = self.discriminator is not None and self.config.loss.has_discriminator(self.images_seen)
         outputs, terms = [], defaultdict[str, list[Tensor]](list)
         self.optimizer.zero_grad(set_to_none=True)
         for i, batch in enumerate(batches):
@@ -127,7 +127,7 @@ class TokenizerTrainer:
 
     def _prepare(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
         images = batch.images.to(self.engine.device, self.engine.dtype, non_blocking=True)
-        if self.config.model.quantizer.kind != "vaevq":
+        if self.config.model.quantizer.initial_logvar is None:  # the encoder gives a point
             return images, None
         shape = self.tokenizer.latent_shape(images.shape[-2], images.shape[-1])
         return images, indexed_noise(shape, batch.positions, self.config.seed).to(images)
