@@ -16,9 +16,11 @@ from PIL import Image
 
 from pages import Page
 from runs import Outcome, small_tree, start_vaevq, vaevq
-from vaevq.comparison import Sweep, read_plan
+from vaevq.comparison import Sweep, pictures, read_plan
 from vaevq.comparison.cells import Cell, digest
+from vaevq.comparison.table import make_comparison
 from vaevq.config import merged
+from vaevq.data.held_out import run_images
 from vaevq.data.index import find_images
 from vaevq.tokenizer import Tokenizer
 
@@ -221,6 +223,20 @@ def test_the_pictures_are_what_the_kept_models_make_of_the_images(done: Path, ph
         assert sheet.height > 4 * 128
         assert sheet.width > len(held_out) * 128
         assert plot.size == (900, 600)
+
+
+def test_other_images_than_those_measured_are_not_shown(
+    done: Path, plan: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that names no images finds the quick start's, whatever its cells were measured on."""
+    for name in ("astronaut-0.png", "coffee-0.png"):
+        shutil.copy(photos / name, tmp_path)
+    sweep = Sweep(read_plan(plan), done)
+    table = make_comparison(sweep.plan, sweep.tasks, done / "cells")
+    assert pictures.make_pictures(table, sweep.tasks, done) is not None
+    others = run_images(sweep.tasks[0].config.data.model_copy(update={"train": str(tmp_path)}), 0)
+    monkeypatch.setattr(pictures, "run_images", lambda *_: others)
+    assert pictures.make_pictures(table, sweep.tasks, done) is None
 
 
 def test_a_page_of_cells_alone_needs_neither_models_nor_images(done: Path, plan: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class Pictures:
 def make_pictures(comparison: Comparison, tasks: Sequence[Task], out: Path) -> Pictures | None:
     """Encodes and decodes the images with each row's kept model, on the CPU; None without any, or without the images.
 
+    Where the images that are found are not those that a cell was measured on, nothing of it is shown.
+
     Args:
         comparison: whose cells are finished.
         tasks: all cells of the plan.
@@ -66,7 +68,7 @@ def make_pictures(comparison: Comparison, tasks: Sequence[Task], out: Path) -> P
     made: dict[str, Examples] = {}
     for entry in comparison.entries:
         task = wanted.get(entry.name)
-        if task is None or seed not in entry.cells:
+        if task is None or seed not in entry.cells or entry.cells[seed].data.held_out != held_out.digest:
             continue
         # The digest of the weights says whether the model in the folder is the one that was measured.
         tokenizer = _load(out / "runs", task, entry.cells[seed].protocol.get("model_digest"))

@@ -111,7 +111,7 @@ _MEANINGS = {
     "usage_of_ceiling": ("{:.2%}", "usage as a share of that ceiling"),
     "perplexity": ("{:,.1f} codewords", "2^entropy of the tokens; K would be uniform"),
     "perplexity_share": ("{:.2%}", "perplexity / K"),
-    "dead_codewords": ("{:,}", "codewords that never occur"),
+    "dead_codewords": ("{:,.0f}", "codewords that never occur"),
     "tokens": ("{:,}", "T, the tokens that were counted"),
     "tokens_per_codeword": ("{:.2f}", "T/K; claims about usage need at least 30"),
     "entropy_bits": ("{:.3f} bits", "entropy a token"),
