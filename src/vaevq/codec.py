@@ -70,6 +70,7 @@ def encode_images(
         sizes=tuple(sizes),
         names=tuple(names),
         codebook_size=tokenizer.quantizer.codebook_size,
+        codebooks=tokenizer.quantizer.codebooks,
         downsample_factor=tokenizer.downsample_factor,
         model_digest=tokenizer.digest,
         labels=tuple(labels) if labels else None,
@@ -93,7 +94,8 @@ def decode_tokens(
         UserError: the file was made by another model, a picture would be overwritten (unless `force`) or
             cannot be written.
     """
-    file.check_model(tokenizer.digest, tokenizer.quantizer.codebook_size)
+    quantizer = tokenizer.quantizer
+    file.check_model(tokenizer.digest, quantizer.codebook_size, quantizer.codes_per_position)
     paths = _output_paths(folder, file.names)
     require_absent(paths, force=force)
     for done, (path, grid, size) in enumerate(zip(paths, file.tokens, file.sizes, strict=True), start=1):

@@ -56,6 +56,7 @@ def _model_rows(folder: Path) -> Rows:
     return [
         ("quantizer", quantizer.kind),
         ("codebook_size", quantizer.codebook_size),
+        ("codes_per_position", quantizer.codes_per_position),
         ("code_dim", quantizer.code_dim),
         ("downsample_factor", tokenizer.downsample_factor),
         ("image_channels", autoencoder.image_channels),
@@ -75,7 +76,7 @@ def _evaluation_rows(folder: Path, tokenizer: Tokenizer) -> Rows:
     evaluation = read_evaluation(file)
     if evaluation.protocol.get("model_digest") != tokenizer.digest:  # training went on, or the file is another's
         return [("codebook usage", f"not shown: {file} is of other weights")]
-    histogram = TokenHistogram.of_counts(evaluation.histogram)
+    histogram = TokenHistogram.of_counts(evaluation.histogram, evaluation.codebooks)
     return [("measured on", f"{evaluation.images} held-out images"), *_usage_rows(histogram, histogram.statistics())]
 
 
@@ -92,7 +93,7 @@ def _checkpoint_rows(path: Path) -> Rows:
 
 def _token_rows(path: Path) -> Rows:
     file = read_token_file(path)
-    histogram = TokenHistogram(file.codebook_size)
+    histogram = TokenHistogram(file.codebook_size, codebooks=file.codebooks)
     for grid in file.tokens:
         histogram.update(torch.from_numpy(np.asarray(grid, dtype=np.int64)))
     statistics = histogram.statistics()
@@ -104,6 +105,7 @@ def _token_rows(path: Path) -> Rows:
         ("codebook_size", file.codebook_size),
         ("downsample_factor", file.downsample_factor),
         ("codes_per_position", file.codes_per_position),
+        ("codebooks", file.codebooks),
         ("labels", file.labels is not None),
         ("model digest", file.model_digest),
         *_usage_rows(histogram, statistics),

@@ -108,7 +108,7 @@ class Tokenizer(
             images: B×C×H×W in [-1, 1], any H and W.
 
         Returns:
-            int64 B×⌈H/f⌉×⌈W/f⌉ in [0, K).
+            int64 B×⌈H/f⌉×⌈W/f⌉ in [0, K); with a last axis of q where a position has q > 1 codes.
         """
         return self.quantizer.encode(self.posterior(images))
 
@@ -116,21 +116,24 @@ class Tokenizer(
         """Images of tokens.
 
         Args:
-            tokens: integers B×h×w in [0, K).
+            tokens: integers B×h×w in [0, K), or B×h×w×q as `encode` gives them.
             size: (H, W) of the images, where it is no multiple of f; None gives fh × fw.
 
         Returns:
             B×C×H×W about [-1, 1], not clamped.
 
         Raises:
-            UserError: a token outside [0, K), or a size that the grid does not belong to.
+            UserError: tokens of another shape, one outside [0, K), or a size that the grid does not belong to.
         """
         return self.decode_latent(self.lookup(tokens), size)
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """The latents of tokens: integers B×h×w in [0, K) to B×d×h×w. UserError for a token outside."""
-        if tokens.ndim != 3 or tokens.is_floating_point():
-            raise UserError(f"tokens are integers B×h×w, not {tokens.dtype} {'×'.join(map(str, tokens.shape))}")
+        """The latents of tokens, B×d×h×w: integers in [0, K), B×h×w or B×h×w×q. UserError for others."""
+        codes = self.quantizer.codes_per_position
+        axes = () if codes == 1 else (codes,)
+        if tokens.ndim != 3 + len(axes) or tuple(tokens.shape[3:]) != axes or tokens.is_floating_point():
+            wanted = "B×h×w" if codes == 1 else f"B×h×w×{codes}, {codes} codes a position"
+            raise UserError(f"tokens are integers {wanted}, not {tokens.dtype} {'×'.join(map(str, tokens.shape))}")
         tokens = tokens.long()
         if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < self.quantizer.codebook_size):
             raise UserError(

@@ -57,6 +57,23 @@ def test_tokens_of_any_shape_and_type_are_counted_alike() -> None:
     assert int(plain.counts.sum()) == 120
 
 
+def test_codes_of_codebooks_of_their_own_are_counted_apart() -> None:
+    tokens = torch.tensor([[0, 1], [0, 2], [0, 1], [0, 3]])
+    apart, together = TokenHistogram(4, codebooks=2), TokenHistogram(4)
+    apart.update(tokens[None])
+    together.update(tokens)
+    assert apart.counts.tolist() == [4, 0, 0, 0, 0, 2, 1, 1]
+    statistics = apart.statistics()
+    assert (statistics.tokens, statistics.tokens_per_codeword, statistics.codebook_size) == (8, 1, 4)
+    assert (statistics.usage, statistics.dead_codewords) == (0.5, 4), "taken together all four would be in use"
+    assert together.statistics().usage == 1
+    assert statistics.entropy_bits == pytest.approx((0 + 1.5) / 2)
+    assert statistics.perplexity == pytest.approx(2**0.75)
+    assert TokenHistogram.of_counts(apart.counts.tolist(), 2).statistics() == statistics
+    with pytest.raises(UserError, match="a histogram of 8 codewords is not one of 3 codebooks"):
+        TokenHistogram.of_counts(apart.counts.tolist(), 3)
+
+
 def test_bits_per_pixel_at_a_fixed_rate_and_at_the_entropy() -> None:
     statistics = counted([4, 2, 1, 1]).statistics()
     assert statistics.fixed_bits_per_pixel(64) == pytest.approx(2 * 8 / 64)

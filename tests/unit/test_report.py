@@ -180,7 +180,7 @@ def test_why_is_shown_with_its_charts_and_claims_where_it_was_measured(finished:
     assert "pixel, quantized 0.002 50.0% –" in text
     assert "interpolation_gain" not in text
     assert any("samples from 2.5 to 0.51; codebook from 1 to 0" in label for label in labels)
-    assert any("12.5 % of the means' variance at 6.00 bits a token, 4.50 bits by" in label for label in labels)
+    assert any("12.5 % of the means' variance at 6.00 bits a position, 4.50 bits by" in label for label in labels)
 
 
 def test_what_was_logged_of_the_diagnostics_is_drawn(unfinished: Path) -> None:

@@ -36,6 +36,7 @@ def content(file: TokenFile) -> tuple[Any, ...]:
     """Everything in a token file, comparable."""
     grids = [(grid.shape, grid.dtype, grid.tolist()) for grid in file.tokens]
     parts = (file.sizes, file.names, file.codebook_size, file.downsample_factor, file.model_digest, file.labels)
+    parts += (file.codebooks,)
     return (grids, *parts)
 
 
@@ -72,7 +73,9 @@ def token_files(draw: st.DrawFn) -> TokenFile:
     labels = draw(st.none() | st.lists(st.integers(0, 10**6), min_size=len(sizes), max_size=len(sizes)))
     digest = draw(st.text("0123456789abcdef", min_size=16, max_size=16))
     return TokenFile(
-        tuple(tokens), tuple(sizes), tuple(names), size, factor, digest, None if labels is None else tuple(labels)
+        *(tuple(tokens), tuple(sizes), tuple(names), size, factor, digest),
+        labels=None if labels is None else tuple(labels),
+        codebooks=draw(st.sampled_from([1, codes or 1])),
     )
 
 

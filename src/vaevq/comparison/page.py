@@ -111,14 +111,15 @@ def _codebook(comparison: Comparison) -> str:
     if not names:
         return ""
     rows = [
-        (entry.name, f"{entry.codebook_size:,}", *(best_marked(group, entry, name, "★ {}") for name in names))
+        (entry.name, _codebook_size(entry), *(best_marked(group, entry, name, "★ {}") for name in names))
         for group in comparison.groups
         for entry in group.entries
     ]
     parts = [
         paragraph(
             "Which codewords the held-out images use, encoded deterministically. The ceiling is what a perfectly "
-            "uniform tokenizer would show on so many tokens (T/K a codeword)."
+            "uniform tokenizer would show on so many tokens (T/K a codeword); of several codes a position each is "
+            "a token."
         ),
         table(rows, ("", "K", *map(heading, names)), numbers=range(1, len(names) + 2)),
     ]
@@ -137,6 +138,11 @@ def _codebook(comparison: Comparison) -> str:
             )
         )
     return "\n".join(parts)
+
+
+def _codebook_size(entry: Entry) -> str:
+    codes = entry.codes_per_position
+    return f"{entry.codebook_size:,}" + (f", {codes} codes a position" if codes > 1 else "")
 
 
 def _why(comparison: Comparison) -> str:

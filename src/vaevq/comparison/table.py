@@ -22,7 +22,7 @@ _TRAINING_QUERIES = {
 }
 # Of the model, of which images a seed holds out, or of the rate: these differ between cells that may be compared.
 _MAY_DIFFER = {"model_digest", "data_digest", "images", "unreadable"}
-_MAY_DIFFER |= {"codebook_size", "tokens", "tokens_per_codeword"}
+_MAY_DIFFER |= {"codebook_size", "codes_per_position", "codebooks", "tokens", "tokens_per_codeword"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Entry:
         name: the row's.
         bits_per_pixel: its rate, each token written with log₂K bits.
         codebook_size: K.
+        codes_per_position: q.
         downsample_factor: f.
         cells: those that have figures, by seed.
         failed: why others have none, by seed.
@@ -44,6 +45,7 @@ class Entry:
     name: str
     bits_per_pixel: float
     codebook_size: int
+    codes_per_position: int
     downsample_factor: int
     cells: Mapping[int, Cell]
     failed: Mapping[int, str]
@@ -178,7 +180,7 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
     entries = []
     for row in plan.rows:
         same_rate = row.name != plan.reference and rates[row.name] == rates[plan.reference]
-        made, size = cells[row.name], row.config.model.quantizer.codebook_size
+        made, quantizer = cells[row.name], row.config.model.quantizer
         finished = {seed: cell for seed, cell in made.items() if not cell.failure}
         names = list(dict.fromkeys(name for cell in finished.values() for name in _figures(cell)))
         paired = {
@@ -189,7 +191,8 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
             Entry(
                 name=row.name,
                 bits_per_pixel=rates[row.name],
-                codebook_size=size,
+                codebook_size=quantizer.codebook_size,
+                codes_per_position=quantizer.codes_per_position,
                 downsample_factor=row.config.model.autoencoder.downsample_factor,
                 cells=finished,
                 failed={seed: cell.failure for seed, cell in made.items() if cell.failure},
@@ -203,9 +206,10 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
 
 
 def bits_per_pixel(config: RunConfig) -> float:
-    """The rate: log₂K bits a token, over the f×f pixels that it stands for."""
-    f = config.model.autoencoder.downsample_factor
-    return math.log2(config.model.quantizer.codebook_size) / f**2
+    """The rate: log₂K bits a token, q tokens over the f×f pixels that a position stands for."""
+    f, quantizer = config.model.autoencoder.downsample_factor, config.model.quantizer
+    # Of one power, so that equal rates are equal to the last digit.
+    return math.log2(quantizer.codebook_size**quantizer.codes_per_position) / f**2
 
 
 def write_json(comparison: Comparison, path: Path) -> None:
@@ -258,6 +262,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
     return {
         "row": entry.name,
         "codebook_size": entry.codebook_size,
+        "codes_per_position": entry.codes_per_position,
         "downsample_factor": entry.downsample_factor,
         "seeds": list(entry.seeds),
         "failed": {str(seed): reason for seed, reason in entry.failed.items()},

@@ -96,8 +96,11 @@ def notes(comparison: Comparison) -> list[str]:
 
 def group_title(group: Group) -> str:
     """The rate in words."""
-    shapes = {(entry.downsample_factor, entry.codebook_size) for entry in group.entries}
-    each = " or ".join(f"f = {f}, K = {size:,}" for f, size in sorted(shapes))
+    shapes = {(entry.downsample_factor, entry.codebook_size, entry.codes_per_position) for entry in group.entries}
+    each = " or ".join(
+        f"f = {f}, K = {size:,}" + (f", {codes} codes a position" if codes > 1 else "")
+        for f, size, codes in sorted(shapes)
+    )
     return f"{group.bits_per_pixel:.4g} bits a pixel ({each})"
 
 

@@ -11,6 +11,7 @@ from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import (
     QUANTIZE_FROM,
     QUANTIZERS,
+    AnyQuantizerConfig,
     CodebookShape,
     EmaConfig,
     GaussianConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "QUANTIZERS",
     "QUANTIZE_FROM",
     "VARIANTS",
+    "AnyQuantizerConfig",
     "AutoencoderConfig",
     "CodebookShape",
     "DataConfig",

@@ -10,11 +10,26 @@ QUANTIZE_FROM = 0.3
 """The share of a run in which VAEVQ trains its continuous path alone, unless `quantize_from` says otherwise."""
 
 
-class CodebookShape(Section):
-    """What every quantizer with an explicit codebook has."""
+class LatentShape(Section):
+    """What every quantizer has."""
 
     code_dim: int = Field(default=8, ge=1)
     codebook_size: int = Field(default=4096, ge=2)
+
+
+class CodebookShape(LatentShape):
+    """What every quantizer of one code a position has."""
+
+    @property
+    def codes_per_position(self) -> int:
+        """q: how many tokens a position has, each of log₂K bits."""
+        return 1
+
+
+class SeveralCodes(LatentShape):
+    """What every quantizer of several codes a position has; with one its tokens are B×h×w, as everywhere."""
+
+    codes_per_position: int = Field(default=4, ge=1)  # q
 
 
 class VariationalConfig(CodebookShape):

@@ -3,9 +3,10 @@
 One safetensors file. Tensors: `tokens`, all images' tokens one after another, row by row, in the smallest of uint8,
 uint16 and int32 that holds K − 1; `grids`, int32 N×2 (h, w) or N×3 (h, w, q); `sizes`, int32 N×2, the original height
 and width; optionally `labels`, int64 N. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"),
-`codebook_size`, `downsample_factor`, `codes_per_position` (q), `model_digest`, `names` (a JSON list) and `checksum`
-(SHA-256, hexadecimal, over the other metadata as JSON with sorted keys, then for each tensor in alphabetical order
-its name, its type, its shape as JSON and its little-endian bytes).
+`codebook_size`, `downsample_factor`, `codes_per_position` (q), where each of the q codes is of a codebook of its own
+`codebooks` (q), `model_digest`, `names` (a JSON list) and `checksum` (SHA-256, hexadecimal, over the other metadata as
+JSON with sorted keys, then for each tensor in alphabetical order its name, its type, its shape as JSON and its
+little-endian bytes).
 """
 
 import hashlib
@@ -54,6 +55,7 @@ class TokenFile:
         downsample_factor: f.
         model_digest: `Tokenizer.digest` of the model that made the tokens.
         labels: N class numbers, or None.
+        codebooks: 1, which all codes are of, or q, where the i-th code of a position is of the i-th.
         source: what error messages call the file.
 
     Raises:
@@ -67,6 +69,7 @@ class TokenFile:
     downsample_factor: int
     model_digest: str
     labels: tuple[int, ...] | None = None
+    codebooks: int = 1
     source: str = field(default="the token file", repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,8 @@ class TokenFile:
                 raise UserError(f"{len(values)} {what} for the tokens of {count} images")
         for array, size, name in zip(self.tokens, self.sizes, self.names, strict=True):
             self._check_image(array, size, name)
+        if self.codebooks not in (1, self.codes_per_position):
+            raise UserError(f"{self.codebooks} codebooks for {self.codes_per_position} codes a position")
 
     def _check_image(self, array: npt.NDArray[np.int64], size: tuple[int, int], name: str) -> None:
         expected = tuple(math.ceil(side / self.downsample_factor) for side in size)
@@ -102,17 +107,24 @@ class TokenFile:
         """q, 1 where tokens are h×w."""
         return self.tokens[0].shape[2] if self.tokens[0].ndim == 3 else 1
 
-    def check_model(self, digest: str, codebook_size: int) -> None:
-        """Passes if the model with this digest and codebook made these tokens.
+    def check_model(self, digest: str, codebook_size: int, codes_per_position: int = 1) -> None:
+        """Passes if the model with this digest, codebook and number of codes made these tokens.
 
         Raises:
             UserError: it is another model.
         """
-        if (digest, codebook_size) != (self.model_digest, self.codebook_size):
+        mine = (self.model_digest, self.codebook_size, self.codes_per_position)
+        if (digest, codebook_size, codes_per_position) != mine:
             raise UserError(
-                f"{self.source} was made by model {self.model_digest} (K = {self.codebook_size}), "
-                f"this model is {digest} (K = {codebook_size}): decode it with the model that made it"
+                f"{self.source} was made by model {_model(*mine)}, "
+                f"this model is {_model(digest, codebook_size, codes_per_position)}: decode it with the model that "
+                "made it"
             )
+
+
+def _model(digest: str, codebook_size: int, codes_per_position: int) -> str:
+    several = f", {codes_per_position} codes a position" if codes_per_position > 1 else ""
+    return f"{digest} (K = {codebook_size}{several})"
 
 
 def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> None:
@@ -140,6 +152,8 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
         # ASCII: file names that are no valid text carry lone surrogates, which only survive escaped.
         "names": json.dumps(content.names),
     }
+    if content.codebooks > 1:
+        metadata["codebooks"] = str(content.codebooks)
     if len(metadata["names"]) > NAMES_LIMIT:
         raise UserError(f"{path}: the names of {len(content.names)} images are too long for one file: write several")
     metadata["checksum"] = _checksum(metadata, tensors)
@@ -182,7 +196,7 @@ def _check_header(metadata: Mapping[str, str], types: Mapping[str, str]) -> None
         raise UserError(
             f"token format version {metadata.get('format_version')}, this vaevq reads version {FORMAT_VERSION}"
         )
-    if set(metadata) != _METADATA:
+    if set(metadata) - {"codebooks"} != _METADATA:
         raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA))}")
     if not {"tokens", "grids", "sizes"} <= set(types) <= set(_TYPES):
         raise UserError(f"damaged: it holds the tensors {', '.join(sorted(types))}")
@@ -220,6 +234,7 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
         downsample_factor=_integer(metadata, "downsample_factor"),
         model_digest=metadata["model_digest"],
         labels=None if labels is None else tuple(labels.tolist()),
+        codebooks=_integer(metadata, "codebooks") if "codebooks" in metadata else 1,
         source=source,
     )
     if content.codes_per_position != _integer(metadata, "codes_per_position"):

@@ -141,15 +141,21 @@ def stability(tokenizer: Tokenizer, earlier: Tokenizer, batches: Batches) -> Sta
     Raises:
         UserError: the two have not the same codebook and grid.
     """
-    now, then = all_codewords(tokenizer.quantizer), all_codewords(earlier.quantizer)
-    if now.shape != then.shape or tokenizer.downsample_factor != earlier.downsample_factor:
-        was, is_now = (f"{len(e)}×{e.shape[1]}" for e in (then, now))
+    is_now, was = _shape(tokenizer), _shape(earlier)
+    if is_now != was:
         raise UserError(
-            f"the earlier model has a codebook of {was} and f = {earlier.downsample_factor}, this one {is_now} and "
-            f"f = {tokenizer.downsample_factor}: stability compares two states of one run"
+            f"the earlier model has a codebook of {was}, this one {is_now}: stability compares two states of one run"
         )
+    now, then = all_codewords(tokenizer.quantizer), all_codewords(earlier.quantizer)
     pairs = ((tokenizer.encode(batch.images), earlier.encode(batch.images)) for batch in batches)
-    return StabilityFigures(changed_tokens=changed_tokens(pairs), codeword_drift=codeword_drift(now, then))
+    drift = codeword_drift(now, then) if now is not None and then is not None else None
+    return StabilityFigures(changed_tokens=changed_tokens(pairs), codeword_drift=drift)
+
+
+def _shape(tokenizer: Tokenizer) -> str:
+    quantizer, f = tokenizer.quantizer, tokenizer.downsample_factor
+    several = f", {quantizer.codes_per_position} codes a position" if quantizer.codes_per_position > 1 else ""
+    return f"{quantizer.codebook_size}×{quantizer.code_dim}{several} and f = {f}"
 
 
 def changed_tokens(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:

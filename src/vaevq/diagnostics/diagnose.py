@@ -49,6 +49,7 @@ class Diagnosis:
         model_digest: which weights.
         images: held-out images that were encoded.
         probed: of them, how many the claims were measured on.
+        hubs: None where a position has several codes: no codeword is of positions.
         stability: None without an earlier state.
         gradients: of each loss term, `total` last.
     """
@@ -58,7 +59,7 @@ class Diagnosis:
     probed: int
     latents: LatentFigures
     distortion: DistortionFigures
-    hubs: HubFigures
+    hubs: HubFigures | None
     smoothness: SmoothnessFigures
     stability: StabilityFigures | None
     alignment: AlignmentFigures
@@ -126,7 +127,7 @@ def diagnose(
     survey, sample = Survey(copied), LatentSample(copied.quantizer.code_dim)
     for batch in walk(held_out):
         sample.update(batch.positions, survey.update(batch).means)
-    latents = survey.latents()
+    latents, codewords = survey.latents(), survey.codewords
     rms = (sum(latents.mean_eigenvalues) / len(latents.mean_eigenvalues)) ** 0.5
 
     most = min(PROBED, eval_config.images or PROBED)
@@ -139,7 +140,7 @@ def diagnose(
         probed=len(probed),
         latents=latents,
         distortion=survey.distortion(),
-        hubs=hub_figures(sample.latents, survey.codewords, survey.histogram.counts),
+        hubs=hub_figures(sample.latents, codewords, survey.histogram.counts) if codewords is not None else None,
         smoothness=smoothness(copied, walk(probed, plain), rms),
         stability=stability(copied, before, walk(held_out)) if before is not None else None,
         alignment=alignment(copied, walk(probed, plain)),

@@ -23,9 +23,11 @@ class DistortionFigures:
 
     quantization_error: Annotated[float, Shown("{:.4g}", "E‖μ − z_q‖² a position")]
     quantization_error_share: Annotated[float | None, Shown("{:.2%}", "as a share of Tr Cov(μ)")]
-    reference_share: Annotated[float | None, Shown("{:.2%}", "what log₂K bits leave of a Gaussian with Cov(μ)")]
-    reference_share_entropy: Annotated[float | None, Shown("{:.2%}", "what log₂(perplexity) bits leave of it")]
-    token_bits: Annotated[float, Shown("{:.2f} bits", "log₂(perplexity), a position, of log₂K")]
+    reference_share: Annotated[
+        float | None, Shown("{:.2%}", "what a position's tokens, log₂K bits each, leave of a Gaussian with Cov(μ)")
+    ]
+    reference_share_entropy: Annotated[float | None, Shown("{:.2%}", "what log₂(perplexity) bits a token leave of it")]
+    token_bits: Annotated[float, Shown("{:.2f} bits", "log₂(perplexity) of all tokens of a position, of log₂K each")]
 
 
 def reverse_water_filling(spectrum: Tensor, bits: float) -> float:
@@ -53,15 +55,18 @@ def reverse_water_filling(spectrum: Tensor, bits: float) -> float:
     return active * level + float(positive[active:].sum())
 
 
-def distortion_figures(moments: LatentMoments, statistics: CodebookStatistics) -> DistortionFigures:
-    """The figures of held-out latents and of the histogram of their tokens."""
+def distortion_figures(
+    moments: LatentMoments, statistics: CodebookStatistics, codes_per_position: int = 1
+) -> DistortionFigures:
+    """The figures of held-out latents and of the histogram of their tokens, of which a position has so many."""
+    rate, coded = codes_per_position * math.log2(statistics.codebook_size), codes_per_position * statistics.entropy_bits
     spectrum = eigenvalues(moments.means.covariance())
     variance = float(spectrum.sum())
     error = moments.squared_error / moments.means.count
     return DistortionFigures(
         quantization_error=error,
         quantization_error_share=ratio(error, variance),
-        reference_share=ratio(reverse_water_filling(spectrum, math.log2(statistics.codebook_size)), variance),
-        reference_share_entropy=ratio(reverse_water_filling(spectrum, statistics.entropy_bits), variance),
-        token_bits=statistics.entropy_bits,
+        reference_share=ratio(reverse_water_filling(spectrum, rate), variance),
+        reference_share_entropy=ratio(reverse_water_filling(spectrum, coded), variance),
+        token_bits=coded,
     )

@@ -21,7 +21,8 @@ from vaevq.quantization.quantizer import Quantizer
 class LatentFigures:
     """Where the latents of held-out images and the codebook lie; eigenvalues are of covariances, the largest first.
 
-    What needs a posterior is None for a point quantizer.
+    What needs a posterior is None for a point quantizer; what needs a codebook of positions, K×d, is None where a
+    position has several codes.
     """
 
     posterior_variance: Annotated[tuple[float, ...] | None, Shown("{:.3g}", "E[σ²] of each dimension")]
@@ -35,15 +36,17 @@ class LatentFigures:
     mean_eigenvalues: Annotated[tuple[float, ...], Shown("{:.3g}", "of Cov(μ), what is quantized at inference")]
     sample_eigenvalues: Annotated[tuple[float, ...] | None, Shown("{:.3g}", "of Cov(μ) + diag E[σ²], the samples'")]
     decoded_eigenvalues: Annotated[tuple[float, ...], Shown("{:.3g}", "of Cov(z_q), what is decoded")]
-    codebook_eigenvalues: Annotated[tuple[float, ...], Shown("{:.3g}", "of the K codewords' covariance")]
+    codebook_eigenvalues: Annotated[tuple[float, ...] | None, Shown("{:.3g}", "of the K codewords' covariance")]
     mean_dimension: Annotated[float, Shown("{:.2f}", "effective dimension (Σλ)²/Σλ² of the means, from 1 to d")]
     sample_dimension: Annotated[float | None, Shown("{:.2f}", "effective dimension of the samples")]
     decoded_dimension: Annotated[float, Shown("{:.2f}", "effective dimension of what is decoded")]
-    codebook_dimension: Annotated[float, Shown("{:.2f}", "effective dimension of the codebook")]
+    codebook_dimension: Annotated[float | None, Shown("{:.2f}", "effective dimension of the codebook")]
     w2_means_prior: Annotated[float, Shown("{:.4g}", "W₂² between the Gaussian of the means and N(0, I)")]
     w2_samples_prior: Annotated[float | None, Shown("{:.4g}", "W₂² between the Gaussian of the samples and N(0, I)")]
-    w2_codebook_prior: Annotated[float, Shown("{:.4g}", "W₂² between the Gaussian of the codebook and N(0, I)")]
-    w2_codebook_means: Annotated[float, Shown("{:.4g}", "W₂² between the Gaussians of the codebook and of the means")]
+    w2_codebook_prior: Annotated[float | None, Shown("{:.4g}", "W₂² between the Gaussian of the codebook and N(0, I)")]
+    w2_codebook_means: Annotated[
+        float | None, Shown("{:.4g}", "W₂² between the Gaussians of the codebook and of the means")
+    ]
 
 
 class LatentMoments:
@@ -96,8 +99,10 @@ def kl_per_dimension(mean: Tensor, logvar: Tensor) -> Tensor:
     return torch.stack([Posterior(m.view(-1, 1, 1, 1), v.view(-1, 1, 1, 1)).kl("position") for m, v in columns])
 
 
-def all_codewords(quantizer: Quantizer) -> Tensor:
-    """The codewords as they are looked up, K×d, of any quantizer."""
+def all_codewords(quantizer: Quantizer) -> Tensor | None:
+    """The codewords as they are looked up, K×d; None where a position has several codes, and so no codeword."""
+    if quantizer.codes_per_position > 1:
+        return None
     device = next(iter(quantizer.state_dict().values())).device  # an averaged codebook has no parameters
     tokens = torch.arange(quantizer.codebook_size, device=device).view(1, 1, -1)
     return quantizer.lookup(tokens).detach()[0, :, 0].T.contiguous()
@@ -138,21 +143,19 @@ def effective_dimension(spectrum: Tensor) -> float:
     return float(spectrum.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
-def latent_figures(moments: LatentMoments, codewords: Tensor) -> LatentFigures:
-    """The figures of held-out latents and of the codewords, K×d. Needs two positions."""
-    codebook_moments = FeatureMoments(codewords.shape[1], moments.means.mean.device)
-    codebook_moments.update(codewords)
+def latent_figures(moments: LatentMoments, codewords: Tensor | None) -> LatentFigures:
+    """The figures of held-out latents and of the codewords, K×d, where there are any. Needs two positions."""
     variance, kl = moments.variance, moments.kl
-    means, decoded, codebook = gaussian(moments.means), gaussian(moments.decoded), gaussian(codebook_moments)
+    means, decoded = gaussian(moments.means), gaussian(moments.decoded)
+    codebook = _of_codewords(codewords, moments.means.mean.device) if codewords is not None else None
     samples = gaussian(moments.means, variance) if variance is not None else None
-    target = prior(codewords.shape[1], means.mean)
+    target = prior(len(means.mean), means.mean)
     spectra = {
         name: eigenvalues(one.covariance) if one is not None else None
         for name, one in (("mean", means), ("sample", samples), ("decoded", decoded), ("codebook", codebook))
     }
     assert spectra["mean"] is not None
     assert spectra["decoded"] is not None
-    assert spectra["codebook"] is not None
     return LatentFigures(
         posterior_variance=_vector(variance),
         posterior_variance_sum=float(variance.sum()) if variance is not None else None,
@@ -161,16 +164,30 @@ def latent_figures(moments: LatentMoments, codewords: Tensor) -> LatentFigures:
         mean_eigenvalues=tuple(spectra["mean"].tolist()),
         sample_eigenvalues=_vector(spectra["sample"]),
         decoded_eigenvalues=tuple(spectra["decoded"].tolist()),
-        codebook_eigenvalues=tuple(spectra["codebook"].tolist()),
+        codebook_eigenvalues=_vector(spectra["codebook"]),
         mean_dimension=effective_dimension(spectra["mean"]),
-        sample_dimension=effective_dimension(spectra["sample"]) if spectra["sample"] is not None else None,
+        sample_dimension=_dimension(spectra["sample"]),
         decoded_dimension=effective_dimension(spectra["decoded"]),
-        codebook_dimension=effective_dimension(spectra["codebook"]),
+        codebook_dimension=_dimension(spectra["codebook"]),
         w2_means_prior=wasserstein(means, target),
-        w2_samples_prior=wasserstein(samples, target) if samples is not None else None,
-        w2_codebook_prior=wasserstein(codebook, target),
-        w2_codebook_means=wasserstein(codebook, means),
+        w2_samples_prior=_distance(samples, target),
+        w2_codebook_prior=_distance(codebook, target),
+        w2_codebook_means=_distance(codebook, means),
     )
+
+
+def _of_codewords(codewords: Tensor, device: torch.device) -> Gaussian:
+    moments = FeatureMoments(codewords.shape[1], device)
+    moments.update(codewords)
+    return gaussian(moments)
+
+
+def _dimension(spectrum: Tensor | None) -> float | None:
+    return effective_dimension(spectrum) if spectrum is not None else None
+
+
+def _distance(one: Gaussian | None, other: Gaussian) -> float | None:
+    return wasserstein(one, other) if one is not None else None
 
 
 def _vector(values: Tensor | None) -> tuple[float, ...] | None:

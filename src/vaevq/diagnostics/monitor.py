@@ -25,10 +25,10 @@ OF_DISTORTION = ("quantization_error_share", "reference_share")
 
 @dataclass(frozen=True)
 class _Moment:
-    """What stability compares: the tokens of each image by its position, and the codewords."""
+    """What stability compares: the tokens of each image by its position, and the codewords where they are K×d."""
 
     tokens: dict[int, Tensor]
-    codewords: Tensor
+    codewords: Tensor | None
 
 
 class Monitor:
@@ -67,10 +67,9 @@ class Monitor:
                 tokens.update(zip(batch.positions.tolist(), found.cpu().unbind(), strict=True))
             latents, distortion = survey.latents(), survey.distortion()
             values = {name: getattr(latents, name) for name in OF_LATENTS}
-            if latents.posterior_variance is None:
-                del values["posterior_variance_sum"], values["posterior_kl_sum"]
+            values = {name: value for name, value in values.items() if value is not None}
             values |= {name: getattr(distortion, name) for name in OF_DISTORTION}
-            values |= self._since_before(_Moment(tokens, survey.codewords.cpu()))
+            values |= self._since_before(_Moment(tokens, survey.codewords))
             if self._gradient_batch is not None:
                 (batch,) = together([self._gradient_batch], tokenizer)
                 for row in term_gradients(tokenizer, batch, objective, discriminator):
@@ -83,10 +82,10 @@ class Monitor:
         common = now.tokens.keys() & before.tokens.keys() if before is not None else ()
         if before is None or not common:
             return {}
-        return {
-            "changed_tokens": changed_tokens((now.tokens[image], before.tokens[image]) for image in common),
-            "codeword_drift": codeword_drift(now.codewords, before.codewords),
-        }
+        changed = changed_tokens((now.tokens[image], before.tokens[image]) for image in common)
+        if now.codewords is None or before.codewords is None:
+            return {"changed_tokens": changed}
+        return {"changed_tokens": changed, "codeword_drift": codeword_drift(now.codewords, before.codewords)}
 
 
 def gradient_name(term: str) -> str:

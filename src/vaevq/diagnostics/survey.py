@@ -15,7 +15,7 @@ from vaevq.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's means, B×d×h×w, and their tokens, int64 B×h×w."""
+    """A batch's means, B×d×h×w, and their tokens, int64 B×h×w or B×h×w×q."""
 
     means: Tensor
     tokens: Tensor
@@ -25,7 +25,7 @@ class Survey:
     """What is gathered of a tokenizer, in evaluation mode, while images go by.
 
     Attributes:
-        codewords: K×d.
+        codewords: K×d; None where a position has several codes.
         histogram: of the tokens.
         images: how many have gone by.
     """
@@ -34,7 +34,7 @@ class Survey:
         self._tokenizer, quantizer = tokenizer, tokenizer.quantizer
         device = next(tokenizer.parameters()).device
         self.codewords = all_codewords(quantizer)
-        self.histogram = TokenHistogram(quantizer.codebook_size, device)
+        self.histogram = TokenHistogram(quantizer.codebook_size, device, codebooks=quantizer.codebooks)
         self.images = 0
         self._moments = LatentMoments(quantizer.code_dim, device)
 
@@ -59,4 +59,5 @@ class Survey:
 
     def distortion(self) -> DistortionFigures:
         """What quantization loses of them; after `latents`."""
-        return distortion_figures(self._moments, self.histogram.statistics())
+        codes = self._tokenizer.quantizer.codes_per_position
+        return distortion_figures(self._moments, self.histogram.statistics(), codes)

@@ -17,19 +17,22 @@ MINIMUM_TOKENS_PER_CODEWORD = 30
 
 @dataclass(frozen=True)
 class CodebookStatistics:
-    """Figures of a histogram of T tokens over K codewords.
+    """Figures of a histogram of T tokens over K codewords, or over those of several codebooks of K each.
 
     Attributes:
         codebook_size: K.
-        tokens: T.
-        tokens_per_codeword: T/K; usage claims need at least `MINIMUM_TOKENS_PER_CODEWORD`.
-        usage: share of the codewords that occur.
+        tokens: T, all codes of a position counted.
+        tokens_per_codeword: T/K, of several codebooks T over all their codewords; usage claims need at least
+            `MINIMUM_TOKENS_PER_CODEWORD`.
+        usage: share of the codewords that occur, over all codebooks.
         usage_ceiling: 1 − e^(−T/K), the usage expected of a perfectly uniform tokenizer on T tokens.
         usage_of_ceiling: usage / usage_ceiling; chance can lift it slightly above 1.
         perplexity: 2^entropy, from 1 to K.
         perplexity_share: perplexity / K; unlike usage it does not hide a long tail.
-        entropy_bits: entropy of the histogram in bits a token; biased low where T/K is small.
+        entropy_bits: entropy of the histogram in bits a token; biased low where T/K is small. Of several codebooks the
+            mean of theirs: each token is of a known one.
         dead_codewords: how many never occur.
+        codebooks: how many there are.
     """
 
     codebook_size: int
@@ -42,6 +45,7 @@ class CodebookStatistics:
     perplexity_share: float
     entropy_bits: float
     dead_codewords: int
+    codebooks: int = 1
 
     def fixed_bits_per_pixel(self, pixels: int) -> float:
         """Bits a pixel when each token is written with log₂K bits. `pixels`: H·W summed over the original images."""
@@ -53,36 +57,47 @@ class CodebookStatistics:
 
 
 class TokenHistogram:
-    """Counts how often each of the K codewords occurs, over batches and processes.
+    """Counts how often each codeword occurs, over batches and processes.
+
+    Args:
+        codebook_size: K.
+        codebooks: 1, which all tokens index, or q, where the i-th code of a position indexes the i-th.
 
     Attributes:
-        counts: int64 K.
+        counts: int64 K, of several codebooks one after another.
     """
 
-    def __init__(self, codebook_size: int, device: torch.device | str = "cpu") -> None:
-        self.counts = torch.zeros(codebook_size, dtype=torch.int64, device=device)
+    def __init__(self, codebook_size: int, device: torch.device | str = "cpu", *, codebooks: int = 1) -> None:
+        self.codebook_size = codebook_size
+        self.codebooks = codebooks
+        self.counts = torch.zeros(codebooks * codebook_size, dtype=torch.int64, device=device)
 
     @classmethod
-    def of_counts(cls, counts: Sequence[int]) -> Self:
-        """The histogram that was written as `counts`, one a codeword."""
-        histogram = cls(len(counts))
+    def of_counts(cls, counts: Sequence[int], codebooks: int = 1) -> Self:
+        """The histogram that was written as `counts`, one a codeword. UserError where they are not of so many."""
+        if codebooks < 1 or len(counts) % codebooks:
+            raise UserError(f"a histogram of {len(counts)} codewords is not one of {codebooks} codebooks")
+        histogram = cls(len(counts) // codebooks, codebooks=codebooks)
         histogram.counts += torch.tensor(counts)
         return histogram
 
     def update(self, tokens: Tensor) -> None:
-        """Counts integer tokens of any shape; codes of one position (B×h×w×q) all index the one codebook.
+        """Counts integer tokens: of any shape, or with a last axis of q where there are q codebooks.
 
         Raises:
             UserError: a token lies outside 0 … K−1.
         """
-        flat = tokens.detach().reshape(-1).to(self.counts.device, torch.int64)
-        if flat.numel() == 0:
+        tokens = tokens.detach().to(self.counts.device, torch.int64)
+        if tokens.numel() == 0:
             return
-        low, high = (int(v) for v in flat.aminmax())
-        if low < 0 or high >= len(self.counts):
+        low, high = (int(v) for v in tokens.aminmax())
+        if low < 0 or high >= self.codebook_size:
             outside = low if low < 0 else high
-            raise UserError(f"token {outside} is outside the codebook of {len(self.counts)} codewords")
-        self.counts += torch.bincount(flat, minlength=len(self.counts))
+            raise UserError(f"token {outside} is outside the codebook of {self.codebook_size} codewords")
+        if self.codebooks > 1:
+            assert tokens.shape[-1] == self.codebooks, "a code of each codebook"
+            tokens = tokens + self.codebook_size * torch.arange(self.codebooks, device=tokens.device)
+        self.counts += torch.bincount(tokens.reshape(-1), minlength=len(self.counts))
 
     def all_reduce(self) -> None:
         """Adds up the counts of all processes; afterwards each holds the whole."""
@@ -94,25 +109,32 @@ class TokenHistogram:
         Raises:
             UserError: nothing has been counted.
         """
-        size, total = len(self.counts), int(self.counts.sum())
+        codewords, total = len(self.counts), int(self.counts.sum())
         if total == 0:
             raise UserError("no tokens were counted: codebook statistics need at least one image")
-        seen = self.counts[self.counts > 0].cpu()
-        shares = seen.double() / total
-        # −0.0 where one codeword has everything.
-        entropy = abs(float(-(shares * shares.log2()).sum()))
-        per_codeword = total / size
+        used = int((self.counts > 0).sum())
+        # Each codebook has as many tokens as another.
+        entropy = sum(map(_entropy, self.counts.cpu().chunk(self.codebooks))) / self.codebooks
+        per_codeword = total / codewords
         ceiling = -math.expm1(-per_codeword)
-        usage = len(seen) / size
+        usage = used / codewords
         return CodebookStatistics(
-            codebook_size=size,
+            codebook_size=self.codebook_size,
             tokens=total,
             tokens_per_codeword=per_codeword,
             usage=usage,
             usage_ceiling=ceiling,
             usage_of_ceiling=usage / ceiling,
             perplexity=2**entropy,
-            perplexity_share=2**entropy / size,
+            perplexity_share=2**entropy / self.codebook_size,
             entropy_bits=entropy,
-            dead_codewords=size - len(seen),
+            dead_codewords=codewords - used,
+            codebooks=self.codebooks,
         )
+
+
+def _entropy(counts: Tensor) -> float:
+    """In bits, of a histogram that is not empty."""
+    shares = counts[counts > 0].double() / int(counts.sum())
+    # −0.0 where one codeword has everything.
+    return abs(float(-(shares * shares.log2()).sum()))

@@ -28,6 +28,7 @@ from vaevq.metrics.scores import ImageScores, ScoredImage
 from vaevq.metrics.set_distances import SetDistances
 from vaevq.nn.features import FeatureNetwork
 from vaevq.nn.lpips import Lpips
+from vaevq.quantization.quantizer import Quantizer
 from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer, TokenizerOutput
 
@@ -78,7 +79,7 @@ def evaluate(
     chosen = _chosen(index, config)
     ordered = _in_random_order(chosen) if "kid" in config.metrics else chosen
     distances = _set_distances(network, config, len(ordered), reference, channels, device) if network else None
-    tally = _Tally(tokenizer.quantizer.codebook_size, config, lpips, distances, len(ordered), device)
+    tally = _Tally(tokenizer.quantizer, config, lpips, distances, len(ordered), device)
 
     rank, world_size = distributed.rank(), distributed.world_size()
     done, total = 0, sum(i // config.kid_block % world_size == rank for i in range(len(ordered)))
@@ -102,7 +103,7 @@ def evaluate(
         figures={**tally.scores.figures(), **set_figures, **_codebook_figures(statistics, tally.pixels)},
         protocol={
             **data_protocol(split_name, chosen.digest, measured, len(unreadable), config),
-            **codebook_protocol(statistics, tokenizer.digest),
+            **codebook_protocol(statistics, tokenizer.quantizer.codes_per_position, tokenizer.digest),
             **image_protocol(config, lpips),
             **set_protocol(network, config, reference),
             **software_protocol(),
@@ -121,14 +122,14 @@ class _Tally:
 
     def __init__(
         self,
-        codebook_size: int,
+        quantizer: Quantizer,
         config: EvalConfig,
         lpips: Lpips | None,
         distances: SetDistances | None,
         images: int,
         device: torch.device,
     ) -> None:
-        self.histogram = TokenHistogram(codebook_size, device)
+        self.histogram = TokenHistogram(quantizer.codebook_size, device, codebooks=quantizer.codebooks)
         self._lpips = lpips
         self._lpips_name = f"lpips_{config.lpips_network}"
         names = {"psnr": "psnr", "ssim": "ssim", "lpips": self._lpips_name}

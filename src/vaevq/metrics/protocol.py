@@ -13,12 +13,14 @@ from vaevq.nn.features import FeatureNetwork
 from vaevq.nn.lpips import Lpips
 
 
-def codebook_protocol(statistics: CodebookStatistics, model_digest: str) -> dict[str, Any]:
+def codebook_protocol(statistics: CodebookStatistics, codes_per_position: int, model_digest: str) -> dict[str, Any]:
     """Which model, and how its tokens came about."""
     return {
         "model_digest": model_digest,
         "encoding": "mean quantized (deterministic)",
         "codebook_size": statistics.codebook_size,
+        "codes_per_position": codes_per_position,
+        "codebooks": statistics.codebooks,
         "tokens": statistics.tokens,
         "tokens_per_codeword": statistics.tokens_per_codeword,
     }

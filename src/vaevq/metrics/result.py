@@ -31,7 +31,7 @@ class Evaluation:
     Attributes:
         figures: name to value. Shares are between 0 and 1; names of feature distances carry the network's.
         protocol: everything that has to be equal for two results to be comparable, and what was measured.
-        histogram: how often each of the K codewords occurs.
+        histogram: how often each of the K codewords occurs; of several codebooks, one after another.
         images: N, how many images were measured.
         notes: what a reader has to know before quoting a figure.
         best: `{"name": …, figure: value, …}` of at most eight images, the best first, by the first image figure.
@@ -47,6 +47,12 @@ class Evaluation:
     best: list[dict[str, Any]] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def codebooks(self) -> int:
+        """How many codebooks the histogram is of."""
+        count = self.protocol.get("codebooks", 1)
+        return count if isinstance(count, int) else 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings and numbers."""
@@ -112,7 +118,7 @@ _MEANINGS = {
     "perplexity": ("{:,.1f} codewords", "2^entropy of the tokens; K would be uniform"),
     "perplexity_share": ("{:.2%}", "perplexity / K"),
     "dead_codewords": ("{:,.0f}", "codewords that never occur"),
-    "tokens": ("{:,}", "T, the tokens that were counted"),
+    "tokens": ("{:,}", "T, the tokens that were counted, all codes of a position"),
     "tokens_per_codeword": ("{:.2f}", "T/K; claims about usage need at least 30"),
     "entropy_bits": ("{:.3f} bits", "entropy a token"),
     "tokens_per_image": ("{:,.1f}", "T over the images"),

@@ -16,7 +16,7 @@ class Quantized:
     Attributes:
         latent: what the decoder takes, B×d×h×w: z_q, carrying gradient to the encoder in training; z_c where VAEVQ
             trains its continuous path first (`quantize_from`).
-        tokens: int64 B×h×w in [0, K).
+        tokens: int64 B×h×w in [0, K); B×h×w×q where a position has q > 1 codes.
         continuous: z_c, B×d×h×w, for the continuous path; None where the quantizer has none or in evaluation mode.
         terms: the quantizer's own loss terms, scalars before their weights; empty in evaluation mode.
     """
@@ -33,10 +33,14 @@ class Quantizer(nn.Module):
     Attributes:
         code_dim: d.
         codebook_size: K.
+        codes_per_position: q; where it is above 1, tokens have a last axis of q codes.
+        codebooks: how many the codes of a position are of: 1, or q, a codebook for each.
     """
 
     code_dim: int
     codebook_size: int
+    codes_per_position: int = 1
+    codebooks: int = 1
 
     @property
     @abstractmethod
@@ -52,8 +56,8 @@ class Quantizer(nn.Module):
 
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:
-        """The tokens of the posterior's mean, int64 B×h×w."""
+        """The tokens of the posterior's mean, int64 B×h×w or B×h×w×q."""
 
     @abstractmethod
     def lookup(self, tokens: Tensor) -> Tensor:
-        """The latent of tokens: int64 B×h×w to B×d×h×w, equal to what `forward` gives for them in evaluation mode."""
+        """The latent of tokens, B×d×h×w: what `forward` gives in evaluation mode where `encode` gives these."""

@@ -69,23 +69,23 @@ def terms_chart(title: str, unit: str, lines: Sequence[Line]) -> str:
         return svg(on, f"{title}, {unit}{at}: {', '.join(ends)}.")
 
 
-def rate_distortion_chart(spectrum: Sequence[float], codebook_size: int, share: float, token_bits: float | None) -> str:
+def rate_distortion_chart(spectrum: Sequence[float], bits: float, share: float, token_bits: float | None) -> str:
     """A quantizer's error beside the least one that a Gaussian with these eigenvalues can have at a rate.
 
     Args:
         spectrum: eigenvalues of the means' covariance.
-        codebook_size: K; a token is log₂K bits.
+        bits: the rate, log₂K for each token of a position.
         share: the quantizer's error as a share of the means' variance, above 0.
-        token_bits: the entropy of its tokens; None leaves that point out.
+        token_bits: the entropy of a position's tokens; None leaves that point out.
     """
-    eigenvalues, bits = torch.tensor(spectrum, dtype=torch.float64), math.log2(codebook_size)
+    eigenvalues = torch.tensor(spectrum, dtype=torch.float64)
     rates = np.linspace(0, bits, 100)
     bound = [100 * reverse_water_filling(eigenvalues, float(rate)) / float(eigenvalues.sum()) for rate in rates]
     with figure(3.5, 2.3) as on:
         axes = on.subplots()
         set_log_scale(axes, max(100, 100 * share) / min([bound[-1], 100 * share]))
         axes.plot(rates, bound, color=PAGE.second, dashes=(4, 2), label="Gaussian bound")
-        axes.plot([bits], [100 * share], "o", color=PAGE.first, label="at log₂K bits")
+        axes.plot([bits], [100 * share], "o", color=PAGE.first, label="at log₂K bits a token")
         if token_bits is not None:
             axes.plot(
                 [token_bits], [100 * share], "s", color=PAGE.series[2], markersize=5, label="at its tokens' entropy"
@@ -99,7 +99,7 @@ def rate_distortion_chart(spectrum: Sequence[float], codebook_size: int, share: 
         return svg(
             on,
             f"Quantization error against rate. {100 * share:.3g} % of the means' variance at {bits:.2f} bits a "
-            f"token{entropy}; a Gaussian with their covariance could be described with {bound[-1]:.3g} %.",
+            f"position{entropy}; a Gaussian with their covariance could be described with {bound[-1]:.3g} %.",
         )
 
 

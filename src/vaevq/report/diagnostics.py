@@ -1,5 +1,6 @@
 """The report's section of why a quantizer does well or badly: what was logged on the way, and diagnosis.json."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -72,9 +73,9 @@ def _latents(run: RunFolder) -> str:
     latents, distortion = run.diagnosis.get("latents") or {}, run.diagnosis.get("distortion") or {}
     charts = list(_spectra(latents))
     spectrum, share = latents.get("mean_eigenvalues"), distortion.get("quantization_error_share")
-    size = run.setting("model.quantizer.codebook_size")
+    size, codes = run.setting("model.quantizer.codebook_size"), run.setting("model.quantizer.codes_per_position", 1)
     if spectrum and share and size:
-        charts.append(rate_distortion_chart(spectrum, size, share, distortion.get("token_bits")))
+        charts.append(rate_distortion_chart(spectrum, codes * math.log2(size), share, distortion.get("token_bits")))
     rows = [*rows_from(LatentFigures, latents), *rows_from(DistortionFigures, distortion)]
     if not rows:
         return ""

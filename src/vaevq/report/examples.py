@@ -24,7 +24,7 @@ class Examples:
     Attributes:
         names: of the images.
         originals, reconstructions: uint8 H×W×C of each.
-        tokens: int64 h×w of each.
+        tokens: int64 h×w or h×w×q of each.
     """
 
     names: list[str]

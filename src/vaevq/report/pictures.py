@@ -39,9 +39,10 @@ class Picture:
         stem: of the files images/STEM_original.png, …_reconstruction.png, …_tokens.png and …_error.png.
         height, width: of the image, in pixels.
         grid: height and width of its tokens.
-        distinct_tokens: how many different ones it has.
+        distinct_tokens: how many different ones the map shows.
         codebook_size: of how many.
         psnr: of the reconstruction in dB; None where it equals the original.
+        codes_per_position: q; the map shows the first of them.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Picture:
     distinct_tokens: int
     codebook_size: int
     psnr: float | None
+    codes_per_position: int = 1
 
 
 def write_pictures(
@@ -67,7 +69,7 @@ def write_pictures(
     Args:
         run_dir: the run folder; pictures of an earlier call in it are removed.
         originals, reconstructions: uint8 H×W×C, C from 1 to 4 (see this module's rule).
-        tokens: int64 h×w of each image, drawn in `token_colours` at the image's size.
+        tokens: int64 h×w or h×w×q of each image; of q codes the first is drawn, in `token_colours` at the image's size.
         names: of the images; files are called after them.
         codebook_size: K.
     """
@@ -77,11 +79,11 @@ def write_pictures(
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
     pictures, rows = [], []
-    for i, (original, reconstruction, grid, name) in enumerate(
+    for i, (original, reconstruction, codes, name) in enumerate(
         zip(originals, reconstructions, tokens, names, strict=True)
     ):
         assert original.shape == reconstruction.shape
-        assert grid.ndim == 2
+        grid, several = (codes, 1) if codes.ndim == 2 else (codes[..., 0], codes.shape[2])
         stem = f"{i:02}_{_file_stem(name)}"
         height, width = original.shape[:2]
         parts = [shown(original), shown(reconstruction), token_map(grid, height, width)]
@@ -90,7 +92,8 @@ def write_pictures(
         error = float(np.mean((original.astype(np.float64) - reconstruction) ** 2))
         psnr = 10 * float(np.log10(255**2 / error)) if error else None
         shape = (grid.shape[0], grid.shape[1])
-        pictures.append(Picture(name, stem, height, width, shape, len(np.unique(grid)), codebook_size, psnr))
+        distinct = len(np.unique(grid))
+        pictures.append(Picture(name, stem, height, width, shape, distinct, codebook_size, psnr, several))
         rows.append(parts)
     if pictures:
         overview(rows, [_file_stem(name) for name in names]).save(folder / "reconstructions.png")

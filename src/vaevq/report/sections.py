@@ -33,12 +33,17 @@ def title(run: RunFolder) -> str:
 
 def head(run: RunFolder) -> str:
     """Title, what was trained, and the headline figures."""
-    size = run.setting("model.quantizer.codebook_size")
+    size, codes = run.setting("model.quantizer.codebook_size"), _codes(run)
+    dims = run.setting("model.quantizer.code_dim")
+    becomes = (
+        f"one token of a codebook with {size:,} codewords of {dims} dimensions"
+        if codes == 1
+        else f"{codes} tokens, each one of {size:,} codewords, for a latent of {dims} dimensions"
+    )
     factor = run.setting("model.autoencoder.patch_size", 1)
     factor *= 2 ** (len(run.setting("model.autoencoder.multipliers", [1])) - 1)
     what = (
-        f"Each {factor}×{factor} block of pixels becomes one token of a codebook with {size:,} codewords of "
-        f"{run.setting('model.quantizer.code_dim')} dimensions. Trained on {run.images_seen:,} images seen "
+        f"Each {factor}×{factor} block of pixels becomes {becomes}. Trained on {run.images_seen:,} images seen "
         f"({len(run.split.get('train', [])):,} different ones, in crops of "
         f"{run.setting('data.image_size')}×{run.setting('data.image_size')} pixels) in {_duration(run.seconds)}, "
         f"{run.environment.get('device', 'device unknown')}, seed {run.setting('seed')}."
@@ -78,7 +83,7 @@ def _headline(evaluation: Evaluation) -> list[FigureRow]:
 def _tile(row: FigureRow, evaluation: Evaluation, size: int) -> str:
     values = {row.name: row.value for row in evaluation.rows()}
     if row.name == "usage":
-        remark = f"of {size:,} codewords; ceiling {values.get('usage_ceiling', '–')}"
+        remark = f"of {size * evaluation.codebooks:,} codewords; ceiling {values.get('usage_ceiling', '–')}"
     elif row.name == "perplexity":
         remark = f"of {size:,} codewords: {values.get('perplexity_share', '–')}"
     else:
@@ -100,6 +105,7 @@ def pictures(run: RunFolder) -> str:
         paragraph(
             "Held-out images: what goes in, what comes back from the tokens alone, the tokens, and where it differs. "
             "A token's colour only tells it from others; it is the same in all token maps."
+            + (f" They show the first of the {_codes(run)} tokens of each position." if _codes(run) > 1 else "")
             + (" The channels stand side by side, each as grey." if channels in (2, 4) else "")
         ),
         f'<p class="muted">Error, mean over channels: 0<span class="scale"></span>{ERROR_WHITE} or more of 255.</p>',
@@ -111,8 +117,10 @@ def pictures(run: RunFolder) -> str:
             alt = f"{what} of {picture.name}"
             cells.append(f"<div>{image(path, alt, smooth=part != 'tokens')}<span>{what}</span></div>")
         psnr = "equal" if picture.psnr is None else f"{picture.psnr:.2f} dB"
+        codes = picture.codes_per_position
+        several = f"×{codes} tokens, of the first " if codes > 1 else " tokens, "
         caption = (
-            f"{picture.name} · {picture.width}×{picture.height} pixels · {picture.grid[1]}×{picture.grid[0]} tokens, "
+            f"{picture.name} · {picture.width}×{picture.height} pixels · {picture.grid[1]}×{picture.grid[0]}{several}"
             f"{picture.distinct_tokens:,} different · PSNR {psnr}"
         )
         parts.append(
@@ -127,11 +135,14 @@ def codebook(run: RunFolder) -> str:
     if run.evaluation is None or statistics is None:
         return paragraph("The codebook's use is measured when the run is finished.", "muted")
     values = {row.name: row.value for row in run.evaluation.rows()}
-    rows = [("codewords (K)", f"{statistics.codebook_size:,}"), (label("tokens"), f"{statistics.tokens:,}")]
+    books, codewords = statistics.codebooks, statistics.codebook_size * statistics.codebooks
+    rows = [("codewords (K)", f"{books} × {statistics.codebook_size:,}" if books > 1 else f"{codewords:,}")]
+    rows += [("tokens a position", f"{_codes(run)}")] if _codes(run) > 1 else []
+    rows += [(label("tokens"), f"{statistics.tokens:,}")]
     rows += [(label(name), values[name]) for name in _OF_CODEBOOK if name in values]
-    used = statistics.codebook_size - statistics.dead_codewords
+    used = codewords - statistics.dead_codewords
     description = (
-        f"Counts of {statistics.codebook_size:,} codewords in {statistics.tokens:,} held-out tokens, sorted, on a log "
+        f"Counts of {codewords:,} codewords in {statistics.tokens:,} held-out tokens, sorted, on a log "
         f"scale: {used:,} occur, {statistics.dead_codewords:,} never do. A uniform use would give each "
         f"{statistics.tokens_per_codeword:.1f}."
     )
@@ -141,7 +152,8 @@ def codebook(run: RunFolder) -> str:
         f"{table(rows, numbers=(1,))}</div>",
         paragraph(
             "The ceiling is what a perfectly uniform tokenizer would show on so many tokens; perplexity is how many "
-            "equally frequent codewords would carry as much.",
+            "equally frequent codewords would carry as much."
+            + (f" Usage is over all {books} codebooks, perplexity of the mean one." if books > 1 else ""),
             "muted",
         ),
     ]
@@ -157,8 +169,14 @@ def codebook(run: RunFolder) -> str:
 
 
 def _statistics(run: RunFolder) -> CodebookStatistics | None:
-    counts = run.evaluation.histogram if run.evaluation is not None else []
-    return TokenHistogram.of_counts(counts).statistics() if sum(counts) else None
+    if run.evaluation is None or not sum(run.evaluation.histogram):
+        return None
+    return TokenHistogram.of_counts(run.evaluation.histogram, run.evaluation.codebooks).statistics()
+
+
+def _codes(run: RunFolder) -> int:
+    codes: int = run.setting("model.quantizer.codes_per_position", 1)
+    return codes
 
 
 def curves(run: RunFolder) -> str:

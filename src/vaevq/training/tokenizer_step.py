@@ -71,7 +71,8 @@ class TokenizerTrainer:
 
     def reset_tokens(self) -> None:
         """Starts a new count of the tokens that training's queries get (sampled latents: no measure of usage)."""
-        self.tokens = TokenHistogram(self.config.model.quantizer.codebook_size, self.engine.device)
+        quantizer = self.tokenizer.quantizer
+        self.tokens = TokenHistogram(quantizer.codebook_size, self.engine.device, codebooks=quantizer.codebooks)
 
     def step(self, batches: Sequence[ImageBatch]) -> Mapping[str, float]:
         """One optimizer step on this process's share of a batch, given as micro-batches.
