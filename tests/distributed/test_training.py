@@ -53,7 +53,10 @@ AVERAGED: dict[str, dict[str, Any]] = {
         "loss": {"continuous_path": 0},
         "train": SHORT,
     },
-    "wasserstein": {"model": {"quantizer": {"kind": "wasserstein"}}, "loss": {"continuous_path": 0}, "train": SHORT},
+    **{
+        kind: {"model": {"quantizer": {"kind": kind}}, "loss": {"continuous_path": 0}, "train": SHORT}
+        for kind in ("wasserstein", "fsq", "lfq", "bsq")
+    },
 }
 
 

@@ -5,6 +5,7 @@ covariance is not the prior's even where the aggregate of the samples is.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import torch
@@ -98,7 +99,7 @@ def kl_per_dimension(mean: Tensor, logvar: Tensor) -> Tensor:
 
 def all_codewords(quantizer: Quantizer) -> Tensor:
     """The codewords as they are looked up, K×d, of any quantizer."""
-    device = next(iter(quantizer.state_dict().values())).device  # an averaged codebook has no parameters
+    device = next(chain(quantizer.parameters(), quantizer.buffers())).device  # some have buffers alone
     tokens = torch.arange(quantizer.codebook_size, device=device).view(1, 1, -1)
     return quantizer.lookup(tokens).detach()[0, :, 0].T.contiguous()
 
