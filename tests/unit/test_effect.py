@@ -253,6 +253,15 @@ def test_defaults_and_what_a_variant_sets_are_given_by_nobody(tmp_path: Path) ->
     assert f"{Q}.revive_below has no effect" in refusal("quickstart", ["variant=paper", f"{Q}.revive_below=0.2"])
 
 
+def test_another_quantizers_way_of_passing_a_gradient_needs_one() -> None:
+    rotation = [f"{Q}.kind=vq", f"{Q}.gradient=rotation"]
+    assert f"{Q}.gradient has no effect without an image term" in refusal("quickstart", [*rotation, *NO_IMAGE_TERM])
+    assert load_run_config("quickstart", rotation).model.quantizer.gradient == "rotation"
+    assert f"{Q}.initial_logvar has no effect where nothing uses σ" in refusal(
+        "quickstart", [*IDLE[f"{Q}.initial_logvar"][0], f"{Q}.gradient=rotation", f"{Q}.initial_logvar=-1"]
+    )
+
+
 def test_options_of_a_quantizer_that_has_no_others_of_the_table_are_taken() -> None:
     config = load_run_config("quickstart", [f"{Q}.kind=gaussian", f"{Q}.initial_logvar=-3"])
     assert config.model.quantizer.initial_logvar == -3

@@ -15,11 +15,20 @@ LARGEST_BITS = 20
 """Messages propose no codebook of more bits than this."""
 
 
+PointGradient = Literal["straight_through", "rotation"]
+"""How the decoder's gradient passes the choice of a codeword (`vaevq.quantization.gradient`)."""
+
+
 class CodebookShape(Section):
     """What every quantizer with an explicit codebook has."""
 
     code_dim: int = Field(default=8, ge=1)
     codebook_size: int = Field(default=4096, ge=2)
+
+
+def _check_rotation(gradient: str, code_dim: int) -> None:
+    if gradient == "rotation" and code_dim < 2:
+        raise ValueError("gradient: rotation needs a code_dim of at least 2: one dimension has nothing to turn in")
 
 
 class VariationalConfig(CodebookShape):
@@ -31,7 +40,7 @@ class VariationalConfig(CodebookShape):
     # Images seen in training before the decoder gets codewords; until then z_c, while the codebook follows the latents.
     # None: in a run `QUANTIZE_FROM` of train.images (0 where nothing moves the codebook then), in a layer alone 0.
     quantize_from: int | None = Field(default=None, ge=0)
-    gradient: Literal["straight_through", "reparameterized"] = "straight_through"
+    gradient: Literal["straight_through", "reparameterized", "rotation"] = "straight_through"
     # What the codewords are: moving averages of the means that they win (where RCS is low); an embedding that is
     # descended; such an embedding through one learnable d×d layer, as SimVQ's.
     codebook: Literal["averaged", "embedding", "projected"] = "averaged"
@@ -61,6 +70,7 @@ class VariationalConfig(CodebookShape):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _check_rotation(self.gradient, self.code_dim)
         if self.quantize_from and not self.codebook_follows:
             raise ValueError(
                 "quantize_from needs codebook: averaged or rcs_weight above 0: nothing else moves the codebook then"
@@ -75,7 +85,18 @@ class VariationalConfig(CodebookShape):
         return self
 
 
-class PlainConfig(CodebookShape):
+class PointConfig(CodebookShape):
+    """What plain VQ, VQ-EMA and SimVQ share: how the decoder's gradient passes the choice of a codeword."""
+
+    gradient: PointGradient = "straight_through"  # rotation: turned and scaled as the latent is (Fifty et al. 2024)
+
+    @model_validator(mode="after")
+    def _check_gradient(self) -> Self:
+        _check_rotation(self.gradient, self.code_dim)
+        return self
+
+
+class PlainConfig(PointConfig):
     """Plain VQ (VQ-VAE, VQGAN): the baseline."""
 
     kind: Literal["vq"] = "vq"
@@ -84,7 +105,7 @@ class PlainConfig(CodebookShape):
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖², the encoder's side
 
 
-class EmaConfig(CodebookShape):
+class EmaConfig(PointConfig):
     """VQ with a codebook of exponential moving averages (VQ-VAE's appendix, VQGAN-EMA)."""
 
     kind: Literal["vq_ema"] = "vq_ema"
@@ -94,7 +115,7 @@ class EmaConfig(CodebookShape):
     revive_below: float = Field(default=0.0, ge=0, lt=1)  # share of the mean use under which a codeword is replaced
 
 
-class SimVQConfig(CodebookShape):
+class SimVQConfig(PointConfig):
     """SimVQ: a frozen codebook through one learnable linear layer."""
 
     kind: Literal["simvq"] = "simvq"
