@@ -51,7 +51,7 @@ def _without_image_term(of: Options) -> bool:
 def _posterior_unused(of: Options) -> bool:
     if of.get("model.quantizer.quantize") != "mean":  # a quantizer without this option samples its posterior
         return False
-    point = of["model.quantizer.gradient"] == "straight_through" and not of["model.quantizer.quantize_from"]
+    point = of["model.quantizer.gradient"] != "reparameterized" and not of["model.quantizer.quantize_from"]
     return point and not of["loss.continuous_path"] and not any(of[weight] for weight in _USES_OF_SIGMA)
 
 
@@ -81,7 +81,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         _quantizer("initial_logvar"),
         _posterior_unused,
         "has no effect where nothing uses σ: model.quantizer.quantize mean, quantize_from 0, "
-        "gradient straight_through, rcs_weight 0, kl_weight 0, and loss.continuous_path 0",
+        "gradient straight_through or rotation, rcs_weight 0, kl_weight 0, and loss.continuous_path 0",
     ),
     NoEffect(
         _quantizer("rcs_form", "rcs_detach_sigma", "rcs_min_std", "rcs_encoder_share", "rcs_reduction"),

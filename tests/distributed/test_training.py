@@ -53,8 +53,10 @@ AVERAGED: dict[str, dict[str, Any]] = {
         "loss": {"continuous_path": 0},
         "train": SHORT,
     },
-    "wasserstein": {"model": {"quantizer": {"kind": "wasserstein"}}, "loss": {"continuous_path": 0}, "train": SHORT},
-    "gaussian": {"model": {"quantizer": {"kind": "gaussian"}}, "loss": {"continuous_path": 0}, "train": SHORT},
+    **{
+        kind: {"model": {"quantizer": {"kind": kind}}, "loss": {"continuous_path": 0}, "train": SHORT}
+        for kind in ("wasserstein", "gaussian", "fsq", "lfq", "bsq")
+    },
 }
 
 

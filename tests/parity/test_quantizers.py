@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from vector_quantize_pytorch import SimVQ, VectorQuantize
 
 from vaevq.quantization import (
+    BinarySphericalQuantizer,
     EmaQuantizer,
+    FiniteScalarQuantizer,
     GaussianQuantizer,
     IndexBackpropagationQuantizer,
+    LookupFreeQuantizer,
     Posterior,
     Quantizer,
     SoftVectorQuantizer,
@@ -102,6 +105,9 @@ QUANTIZERS: dict[str, Quantizer] = {
     "wasserstein": WassersteinQuantizer(4, 16),
     "vqbridge": VQBridge(4, 16, bridge_width=8),
     "gaussian": GaussianQuantizer(4, 16),
+    "fsq": FiniteScalarQuantizer(4, 36),
+    "lfq": LookupFreeQuantizer(4, 16),
+    "bsq": BinarySphericalQuantizer(4, 16),
 }
 
 

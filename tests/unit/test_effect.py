@@ -253,6 +253,15 @@ def test_defaults_and_what_a_variant_sets_are_given_by_nobody(tmp_path: Path) ->
     assert f"{Q}.revive_below has no effect" in refusal("quickstart", ["variant=paper", f"{Q}.revive_below=0.2"])
 
 
+def test_another_quantizers_way_of_passing_a_gradient_needs_one() -> None:
+    rotation = [f"{Q}.kind=vq", f"{Q}.gradient=rotation"]
+    assert f"{Q}.gradient has no effect without an image term" in refusal("quickstart", [*rotation, *NO_IMAGE_TERM])
+    assert load_run_config("quickstart", rotation).model.quantizer.gradient == "rotation"
+    assert f"{Q}.initial_logvar has no effect where nothing uses σ" in refusal(
+        "quickstart", [*IDLE[f"{Q}.initial_logvar"][0], f"{Q}.gradient=rotation", f"{Q}.initial_logvar=-1"]
+    )
+
+
 def test_options_of_a_quantizer_that_has_no_others_of_the_table_are_taken() -> None:
     config = load_run_config("quickstart", [f"{Q}.kind=gaussian", f"{Q}.initial_logvar=-3"])
     assert config.model.quantizer.initial_logvar == -3
@@ -297,11 +306,23 @@ def test_the_command_refuses_it_before_anything_is_fetched_or_trained(tmp_path: 
 @pytest.mark.parametrize("kind", [kind for kind in QUANTIZERS if kind != "vaevq"])
 @pytest.mark.parametrize("name", recipe_names())
 def test_another_quantizer_takes_the_codebook_of_the_recipe_and_no_more(name: str, kind: str) -> None:
-    theirs, mine = load_run_config(name), load_run_config(name, [f"{Q}.kind={kind}", f"{Q}.codebook_size=77"])
+    theirs = load_run_config(name)
     shape = {"code_dim": theirs.model.quantizer.code_dim, "codebook_size": 77}
+    if kind in ("fsq", "lfq", "bsq"):  # where one of the two follows from the other
+        shape = {"code_dim": 10, "codebook_size": 1024}
+    mine = load_run_config(name, [f"{Q}.kind={kind}", *(f"{Q}.{option}={value}" for option, value in shape.items())])
     assert mine.model.quantizer == QUANTIZERS[kind](**shape)  # type: ignore[arg-type]
     assert mine.loss == theirs.loss.model_copy(update={"continuous_path": 0.0})
     assert (mine.model.autoencoder, mine.data, mine.train) == (theirs.model.autoencoder, theirs.data, theirs.train)
+
+
+@pytest.mark.parametrize("kind", ["lfq", "bsq"])
+def test_a_recipes_code_dim_that_is_not_the_number_of_bits_is_refused_with_what_to_write(kind: str) -> None:
+    assert refusal("quickstart", [f"{Q}.kind={kind}"]) == (
+        "quickstart: model.quantizer: code_dim is log₂ of codebook_size here, and 8 is not that of 1024: "
+        "write code_dim: 10 or codebook_size: 256"
+    )
+    assert load_run_config("quickstart", [f"{Q}.kind=fsq"]).model.quantizer.levels == (4, 4, 2, 2, 2, 2, 2, 2)
 
 
 def test_the_continuous_path_of_a_recipe_goes_and_one_that_is_asked_for_is_refused(tmp_path: Path) -> None:

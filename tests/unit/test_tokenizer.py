@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vaevq
+from vaevq.config import QUANTIZERS as ALL_KINDS
 from vaevq.config import (
     AnyQuantizerConfig,
     AutoencoderConfig,
+    BsqConfig,
     EmaConfig,
+    FsqConfig,
     GaussianConfig,
     IbqConfig,
+    LfqConfig,
     PlainConfig,
     SimVQConfig,
     SoftVQConfig,
@@ -38,10 +42,15 @@ QUANTIZERS = [
     WassersteinConfig(code_dim=4, codebook_size=32),
     VQBridgeConfig(code_dim=4, codebook_size=32, bridge_width=8),
     GaussianConfig(code_dim=4, codebook_size=32),
+    FsqConfig(code_dim=4, codebook_size=54),
+    LfqConfig(code_dim=5, codebook_size=32),
+    BsqConfig(code_dim=5, codebook_size=32),
 ]
-NAMES = [
-    *("vaevq", "vaevq with moments", "vq", "vq_ema", "simvq", "ibq", "softvq", "wasserstein", "vqbridge", "gaussian")
-]
+NAMES = [f"{config.kind} {config.codebook}" if config.kind == "vaevq" else config.kind for config in QUANTIZERS]
+
+
+def test_there_is_one_of_every_kind() -> None:
+    assert {config.kind for config in QUANTIZERS} == set(ALL_KINDS)
 
 
 def tokenizer(quantizer: AnyQuantizerConfig, channels: int = 3) -> vaevq.Tokenizer:

@@ -1,13 +1,22 @@
 """The options of each quantizer, one class a kind."""
 
+import math
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from vaevq.config.levels import MAX_RATIO, chosen_levels, nearest_size, spread
 from vaevq.config.section import Reduction, Section
 
 QUANTIZE_FROM = 0.3
 """The share of a run in which VAEVQ trains its continuous path alone, unless `quantize_from` says otherwise."""
+
+LARGEST_BITS = 20
+"""Messages propose no codebook of more bits than this."""
+
+
+PointGradient = Literal["straight_through", "rotation"]
+"""How the decoder's gradient passes the choice of a codeword (`vaevq.quantization.gradient`)."""
 
 
 class LatentShape(Section):
@@ -32,6 +41,11 @@ class SeveralCodes(LatentShape):
     codes_per_position: int = Field(default=4, ge=1)  # q
 
 
+def _check_rotation(gradient: str, code_dim: int) -> None:
+    if gradient == "rotation" and code_dim < 2:
+        raise ValueError("gradient: rotation needs a code_dim of at least 2: one dimension has nothing to turn in")
+
+
 class VariationalConfig(CodebookShape):
     """VAEVQ: variational latent quantization with its RCS, DCR and KL terms (see docs/fidelity.md for the defaults)."""
 
@@ -41,7 +55,7 @@ class VariationalConfig(CodebookShape):
     # Images seen in training before the decoder gets codewords; until then z_c, while the codebook follows the latents.
     # None: in a run `QUANTIZE_FROM` of train.images (0 where nothing moves the codebook then), in a layer alone 0.
     quantize_from: int | None = Field(default=None, ge=0)
-    gradient: Literal["straight_through", "reparameterized"] = "straight_through"
+    gradient: Literal["straight_through", "reparameterized", "rotation"] = "straight_through"
     # What the codewords are: moving averages of the means that they win (where RCS is low); an embedding that is
     # descended; such an embedding through one learnable d×d layer, as SimVQ's.
     codebook: Literal["averaged", "embedding", "projected"] = "averaged"
@@ -71,6 +85,7 @@ class VariationalConfig(CodebookShape):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _check_rotation(self.gradient, self.code_dim)
         if self.quantize_from and not self.codebook_follows:
             raise ValueError(
                 "quantize_from needs codebook: averaged or rcs_weight above 0: nothing else moves the codebook then"
@@ -85,7 +100,18 @@ class VariationalConfig(CodebookShape):
         return self
 
 
-class PlainConfig(CodebookShape):
+class PointConfig(CodebookShape):
+    """What plain VQ, VQ-EMA and SimVQ share: how the decoder's gradient passes the choice of a codeword."""
+
+    gradient: PointGradient = "straight_through"  # rotation: turned and scaled as the latent is (Fifty et al. 2024)
+
+    @model_validator(mode="after")
+    def _check_gradient(self) -> Self:
+        _check_rotation(self.gradient, self.code_dim)
+        return self
+
+
+class PlainConfig(PointConfig):
     """Plain VQ (VQ-VAE, VQGAN): the baseline."""
 
     kind: Literal["vq"] = "vq"
@@ -94,7 +120,7 @@ class PlainConfig(CodebookShape):
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖², the encoder's side
 
 
-class EmaConfig(CodebookShape):
+class EmaConfig(PointConfig):
     """VQ with a codebook of exponential moving averages (VQ-VAE's appendix, VQGAN-EMA)."""
 
     kind: Literal["vq_ema"] = "vq_ema"
@@ -104,7 +130,7 @@ class EmaConfig(CodebookShape):
     revive_below: float = Field(default=0.0, ge=0, lt=1)  # share of the mean use under which a codeword is replaced
 
 
-class SimVQConfig(CodebookShape):
+class SimVQConfig(PointConfig):
     """SimVQ: a frozen codebook through one learnable linear layer."""
 
     kind: Literal["simvq"] = "simvq"
@@ -172,6 +198,90 @@ class GaussianConfig(CodebookShape):
     prior_weight: float = Field(default=1.0, ge=0, le=1)  # of −log N(e; 0, I) in the choice; 0: the likelihood alone
 
 
+class FsqConfig(CodebookShape):
+    """FSQ: each dimension is bounded and rounded to one of its levels; there is no codebook."""
+
+    kind: Literal["fsq"] = "fsq"
+    initial_logvar: None = None
+    # Of each dimension, at least 2: code_dim is their number, codebook_size their product. None: chosen as equal as
+    # these two allow, none more than twice another.
+    levels: tuple[Annotated[int, Field(ge=2)], ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.levels is None:
+            levels = chosen_levels(self.codebook_size, self.code_dim)
+            if levels is None:
+                raise ValueError(self._possibilities())
+            self.__dict__["levels"] = levels  # a frozen section is filled in only here, before anybody has it
+        dim, size = len(self.levels or ()), math.prod(self.levels or ())
+        if (self.code_dim, self.codebook_size) != (dim, size):
+            raise ValueError(
+                f"levels [{spread(self.levels or ())}] go with code_dim {dim} and codebook_size {size}, not "
+                f"{self.code_dim} and {self.codebook_size}: write code_dim: {dim} and codebook_size: {size}, or "
+                "leave levels out"
+            )
+        return self
+
+    def _possibilities(self) -> str:
+        """What could be written where no levels of this size and dimension lie close to each other."""
+        ways = []
+        if self.code_dim <= LARGEST_BITS:
+            size = nearest_size(self.codebook_size, self.code_dim)
+            ways.append(f"codebook_size: {size} (levels {spread(chosen_levels(size, self.code_dim) or ())})")
+        for dim in range(min(self.code_dim - 1, self.codebook_size.bit_length()), 0, -1):
+            levels = chosen_levels(self.codebook_size, dim)
+            if levels is not None:
+                ways.append(f"code_dim: {dim} (levels {spread(levels)})")
+                break
+        return (
+            f"codebook_size {self.codebook_size} is no product of code_dim {self.code_dim} numbers of which none is "
+            f"more than {MAX_RATIO} times another; write {' or '.join(ways)}, or levels"
+        )
+
+
+class BinaryShape(CodebookShape):
+    """What quantizers with one bit a dimension have: code_dim is log₂ of codebook_size."""
+
+    code_dim: int = Field(default=12, ge=1)
+
+    @model_validator(mode="after")
+    def _check_bits(self) -> Self:
+        bits = self.codebook_size.bit_length() - 1
+        if self.codebook_size != 2**bits:
+            raise ValueError(
+                f"codebook_size {self.codebook_size} is no power of 2: write codebook_size: {2**bits} with "
+                f"code_dim: {bits}, or codebook_size: {2 ** (bits + 1)} with code_dim: {bits + 1}"
+            )
+        if self.code_dim != bits:
+            other = f" or codebook_size: {2**self.code_dim}" if self.code_dim <= LARGEST_BITS else ""
+            raise ValueError(
+                f"code_dim is log₂ of codebook_size here, and {self.code_dim} is not that of {self.codebook_size}: "
+                f"write code_dim: {bits}{other}"
+            )
+        return self
+
+
+class LfqConfig(BinaryShape):
+    """LFQ (MAGVIT-v2): the sign of each dimension, with an entropy penalty over all codewords."""
+
+    kind: Literal["lfq"] = "lfq"
+    initial_logvar: None = None
+    commitment_weight: float = Field(default=0.25, ge=0)  # ‖z − sg(e)‖²
+    entropy_weight: float = Field(default=0.1, ge=0)  # of E H(p) − H(E p), nats
+    entropy_temperature: float = Field(default=0.01, gt=0)  # τ of p = softmax(−‖z − e‖² / τ)
+
+
+class BsqConfig(BinaryShape):
+    """BSQ: latents on the unit sphere, the sign of each dimension over √d, with a factorized entropy penalty."""
+
+    kind: Literal["bsq"] = "bsq"
+    initial_logvar: None = None
+    commitment_weight: float = Field(default=0.25, ge=0)  # ‖u − sg(e)‖²
+    entropy_weight: float = Field(default=0.1, ge=0)  # of E H(p) − Σ_i H(E p_i), nats
+    entropy_temperature: float = Field(default=0.1, gt=0)  # τ of p = softmax(−‖u − e‖² / τ)
+
+
 AnyQuantizerConfig = (
     VariationalConfig
     | PlainConfig
@@ -182,6 +292,9 @@ AnyQuantizerConfig = (
     | WassersteinConfig
     | VQBridgeConfig
     | GaussianConfig
+    | FsqConfig
+    | LfqConfig
+    | BsqConfig
 )
 QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
 QUANTIZERS: dict[str, type[AnyQuantizerConfig]] = {

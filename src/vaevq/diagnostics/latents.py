@@ -5,6 +5,7 @@ covariance is not the prior's even where the aggregate of the samples is.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Annotated
 
 import torch
@@ -103,7 +104,7 @@ def all_codewords(quantizer: Quantizer) -> Tensor | None:
     """The codewords as they are looked up, K×d; None where a position has several codes, and so no codeword."""
     if quantizer.codes_per_position > 1:
         return None
-    device = next(iter(quantizer.state_dict().values())).device  # an averaged codebook has no parameters
+    device = next(chain(quantizer.parameters(), quantizer.buffers())).device  # some have buffers alone
     tokens = torch.arange(quantizer.codebook_size, device=device).view(1, 1, -1)
     return quantizer.lookup(tokens).detach()[0, :, 0].T.contiguous()
 

@@ -1,8 +1,11 @@
 """The paper's rooms: posterior, codebook, VLQ, RCS, DCR, and the quantizers it is compared with."""
 
+from vaevq.quantization.baselines.bsq import BinarySphericalQuantizer as BinarySphericalQuantizer
 from vaevq.quantization.baselines.ema import EmaQuantizer as EmaQuantizer
+from vaevq.quantization.baselines.fsq import FiniteScalarQuantizer as FiniteScalarQuantizer
 from vaevq.quantization.baselines.gaussian import GaussianQuantizer as GaussianQuantizer
 from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer as IndexBackpropagationQuantizer
+from vaevq.quantization.baselines.lfq import LookupFreeQuantizer as LookupFreeQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ as SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer as SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer as VectorQuantizer

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 
 from vaevq.config import QuantizerConfig
+from vaevq.quantization.baselines.bsq import BinarySphericalQuantizer
 from vaevq.quantization.baselines.ema import EmaQuantizer
+from vaevq.quantization.baselines.fsq import FiniteScalarQuantizer
 from vaevq.quantization.baselines.gaussian import GaussianQuantizer
 from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer
+from vaevq.quantization.baselines.lfq import LookupFreeQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer
@@ -24,6 +27,9 @@ _LAYERS: dict[str, Callable[..., Quantizer]] = {
     "wasserstein": WassersteinQuantizer,
     "vqbridge": VQBridge,
     "gaussian": GaussianQuantizer,
+    "fsq": FiniteScalarQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "bsq": BinarySphericalQuantizer,
 }
 
 

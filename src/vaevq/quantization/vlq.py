@@ -15,6 +15,7 @@ from vaevq.config import VariationalConfig
 from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
 from vaevq.quantization.dcr import RunningMoments, distribution_consistency
+from vaevq.quantization.gradient import passed_on
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
 from vaevq.quantization.rcs import representation_coherence
@@ -99,8 +100,8 @@ class VariationalLatentQuantizer(Quantizer):
     def _with_encoder_gradient(self, source: Tensor, codeword: Tensor, posterior: Posterior) -> Tensor:
         """z_q in value; the decoder's gradient goes to the encoder and, by option, to the codebook."""
         value = codeword.detach()
-        if self.config.gradient == "straight_through":
-            latent = source + (value - source).detach()
+        if self.config.gradient != "reparameterized":
+            latent = passed_on(source, value, self.config.gradient)
         else:
             # The codeword as a draw of the posterior, so that σ and μ both receive the decoder's gradient.
             draw = ((value - posterior.mean) / posterior.std).detach()

@@ -21,4 +21,6 @@ class EmaQuantizer(PointQuantizer):
         codebook = AveragedCodebook(
             codebook_size, code_dim, average_decay=config.average_decay, revive_below=config.revive_below
         )
-        super().__init__(codebook, codebook_weight=0.0, commitment_weight=config.commitment_weight)
+        super().__init__(
+            codebook, codebook_weight=0.0, commitment_weight=config.commitment_weight, gradient=config.gradient
+        )

@@ -25,5 +25,6 @@ class SimVQ(PointQuantizer):
             Codebook(codebook_size, code_dim, projection=True),
             codebook_weight=config.codebook_weight,
             commitment_weight=config.commitment_weight,
+            gradient=config.gradient,
         )
         self.codebook.embedding.requires_grad_(False)

@@ -6,26 +6,34 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from vaevq.config import PlainConfig
+from vaevq.config import PlainConfig, PointGradient
 from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
+from vaevq.quantization.gradient import passed_on
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
 
 
 class PointQuantizer(Quantizer):
-    """What the quantizers without a posterior share: the mean is quantized, in training too, straight through.
+    """What the quantizers without a posterior share: the mean is quantized, in training too.
 
-    The two loss terms are means over all elements; a term of weight 0 is not computed.
+    The decoder's gradient passes by `gradient`. The two loss terms are means over all elements; a term of weight 0 is
+    not computed.
     """
 
     def __init__(
-        self, codebook: Codebook | AveragedCodebook, *, codebook_weight: float, commitment_weight: float
+        self,
+        codebook: Codebook | AveragedCodebook,
+        *,
+        codebook_weight: float,
+        commitment_weight: float,
+        gradient: PointGradient = "straight_through",
     ) -> None:
         super().__init__()
         self.code_dim = codebook.code_dim
         self.codebook_size = codebook.codebook_size
         self.codebook = codebook
+        self._gradient: PointGradient = gradient
         self._weights = {"codebook": codebook_weight, "commitment": commitment_weight}
 
     @property
@@ -46,7 +54,7 @@ class PointQuantizer(Quantizer):
             terms["codebook"] = mse_loss(codeword, latent.detach())
         if self._weights["commitment"]:
             terms["commitment"] = mse_loss(latent, codeword.detach())
-        return Quantized(latent + (codeword - latent).detach(), tokens, terms=terms)
+        return Quantized(passed_on(latent, codeword, self._gradient), tokens, terms=terms)
 
     def finish_step(self) -> None:
         """Moves an averaged codebook."""
@@ -76,4 +84,5 @@ class VectorQuantizer(PointQuantizer):
             Codebook(codebook_size, code_dim),
             codebook_weight=config.codebook_weight,
             commitment_weight=config.commitment_weight,
+            gradient=config.gradient,
         )
