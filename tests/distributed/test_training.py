@@ -53,6 +53,17 @@ AVERAGED: dict[str, dict[str, Any]] = {
         "loss": {"continuous_path": 0},
         "train": SHORT,
     },
+    "residual": {"model": {"quantizer": {"kind": "residual", **QUICK}}, "loss": {"continuous_path": 0}, "train": SHORT},
+    "residual, one codebook, in two micro-batches": {
+        "model": {"quantizer": {"kind": "residual", "shared_codebook": True, **QUICK}},
+        "loss": {"continuous_path": 0},
+        "train": {**SHORT, "accumulation": 2},
+    },
+    "movq": {
+        "model": {"autoencoder": {"modulated": True}, "quantizer": {"kind": "movq", "codes_per_position": 2}},
+        "loss": {"continuous_path": 0},
+        "train": SHORT,
+    },
     "wasserstein": {"model": {"quantizer": {"kind": "wasserstein"}}, "loss": {"continuous_path": 0}, "train": SHORT},
 }
 

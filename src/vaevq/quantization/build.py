@@ -6,6 +6,8 @@ from vaevq.config import QuantizerConfig
 from vaevq.quantization.baselines.ema import EmaQuantizer
 from vaevq.quantization.baselines.gaussian import GaussianQuantizer
 from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer
+from vaevq.quantization.baselines.movq import MultichannelQuantizer
+from vaevq.quantization.baselines.residual import ResidualQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer
@@ -24,6 +26,8 @@ _LAYERS: dict[str, Callable[..., Quantizer]] = {
     "wasserstein": WassersteinQuantizer,
     "vqbridge": VQBridge,
     "gaussian": GaussianQuantizer,
+    "residual": ResidualQuantizer,
+    "movq": MultichannelQuantizer,
 }
 
 
