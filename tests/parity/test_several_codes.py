@@ -185,8 +185,8 @@ def test_of_one_code_they_are_the_quantizers_of_one_code(several: Quantizer, one
         assert mine.tokens.shape == (2, 4, 4)
         assert torch.equal(mine.tokens, other.tokens)
         assert torch.equal(mine.latent, other.latent)
-        assert {name: float(term) for name, term in mine.terms.items()} == {
-            name: float(term) for name, term in other.terms.items()
+        assert {name: term.item() for name, term in mine.terms.items()} == {
+            name: term.item() for name, term in other.terms.items()
         }
         several.finish_step()
         one.finish_step()
