@@ -1,6 +1,6 @@
 """Normalisation by group or none: no running statistics, so nothing depends on the batch or the processes.
 
-By option the latent modulates it (MoVQ, Zheng et al. 2022, eq. 4): F ← γ(z) ⊙ norm(F) + β(z), position by position.
+By option the latent modulates it (MoVQ, Zheng et al. 2022): F ← γ(z) ⊙ norm(F) + β(z), position by position.
 """
 
 import torch.nn.functional as F

@@ -1,7 +1,8 @@
-"""Residual quantization (RVQ, Zeghidour et al. 2021, alg. 1; RQ-VAE, Lee et al. 2022, eq. 3-6).
+"""Residual quantization (RVQ, Zeghidour et al. 2021, alg. 1; RQ-VAE, Lee et al. 2022).
 
 r_0 = z; k_i = argmin_k ‖r_{i−1} − e_k‖², r_i = r_{i−1} − e_{k_i}; z_q = Σ e_{k_i}: a position has q codes, each of what
-those before it leave. Commitment is Σ ‖r_{i−1} − sg(e_{k_i})‖², so that every partial sum is near to z.
+those before it leave. RVQ has a codebook for each code, RQ-VAE one for all. Commitment is RQ-VAE's,
+Σ ‖r_{i−1} − sg(e_{k_i})‖², so that every partial sum is near to z.
 """
 
 from collections.abc import Mapping, Sequence
