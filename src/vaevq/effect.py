@@ -78,6 +78,16 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect unless model.quantizer.codebook is averaged",
     ),
     NoEffect(
+        _quantizer("codebook_weight"),
+        lambda of: of.get("model.quantizer.codebook") == "averaged",
+        "has no effect where model.quantizer.codebook is averaged",
+    ),
+    NoEffect(
+        _quantizer("shared_codebook"),
+        lambda of: of["model.quantizer.codes_per_position"] == 1,
+        "has no effect at model.quantizer.codes_per_position 1",
+    ),
+    NoEffect(
         _quantizer("initial_logvar"),
         _posterior_unused,
         "has no effect where nothing uses σ: model.quantizer.quantize mean, quantize_from 0, "

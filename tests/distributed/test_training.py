@@ -57,6 +57,17 @@ AVERAGED: dict[str, dict[str, Any]] = {
         kind: {"model": {"quantizer": {"kind": kind}}, "loss": {"continuous_path": 0}, "train": SHORT}
         for kind in ("wasserstein", "gaussian", "fsq", "lfq", "bsq")
     },
+    "residual": {"model": {"quantizer": {"kind": "residual", **QUICK}}, "loss": {"continuous_path": 0}, "train": SHORT},
+    "residual, one codebook, in two micro-batches": {
+        "model": {"quantizer": {"kind": "residual", "shared_codebook": True, **QUICK}},
+        "loss": {"continuous_path": 0},
+        "train": {**SHORT, "accumulation": 2},
+    },
+    "movq": {
+        "model": {"autoencoder": {"modulated": True}, "quantizer": {"kind": "movq", "codes_per_position": 2}},
+        "loss": {"continuous_path": 0},
+        "train": SHORT,
+    },
 }
 
 

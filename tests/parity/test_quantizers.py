@@ -16,8 +16,10 @@ from vaevq.quantization import (
     GaussianQuantizer,
     IndexBackpropagationQuantizer,
     LookupFreeQuantizer,
+    MultichannelQuantizer,
     Posterior,
     Quantizer,
+    ResidualQuantizer,
     SoftVectorQuantizer,
     VariationalLatentQuantizer,
     VectorQuantizer,
@@ -108,6 +110,10 @@ QUANTIZERS: dict[str, Quantizer] = {
     "fsq": FiniteScalarQuantizer(4, 36),
     "lfq": LookupFreeQuantizer(4, 16),
     "bsq": BinarySphericalQuantizer(4, 16),
+    "residual": ResidualQuantizer(4, 16),
+    "residual shared": ResidualQuantizer(4, 16, codes_per_position=3, shared_codebook=True),
+    "residual descended": ResidualQuantizer(4, 16, codebook="embedding"),
+    "movq": MultichannelQuantizer(4, 16, codes_per_position=2),
 }
 
 
@@ -117,6 +123,10 @@ def posterior(kind: str) -> Posterior:
     return Posterior(mean, logvar if kind.startswith(("vaevq", "gaussian")) else None)
 
 
+def codes(quantizer: Quantizer) -> tuple[int, ...]:
+    return (quantizer.codes_per_position,) if quantizer.codes_per_position > 1 else ()
+
+
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_lookup_of_encode_is_what_evaluation_mode_decodes(kind: str) -> None:
     quantizer, of = copy.deepcopy(QUANTIZERS[kind]).eval(), posterior(kind)
@@ -124,7 +134,7 @@ def test_lookup_of_encode_is_what_evaluation_mode_decodes(kind: str) -> None:
         parameter.data.add_(0.1 * randn(*parameter.shape, name="weights"))
     tokens = quantizer.encode(of)
     quantized = quantizer(of)
-    assert tokens.shape == (2, 3, 5)
+    assert tokens.shape == (2, 3, 5, *codes(quantizer))
     assert len(tokens.unique()) > 3
     assert torch.equal(tokens, quantized.tokens)
     assert torch.equal(quantizer.lookup(tokens), quantized.latent)
@@ -150,7 +160,7 @@ def test_every_term_has_a_weight_and_finite_gradients(kind: str) -> None:
 def test_a_term_of_weight_0_is_not_computed(kind: str) -> None:
     layer = type(QUANTIZERS[kind])
     for name in QUANTIZERS[kind].term_weights:
-        if (name == "codebook" and kind == "vq_ema") or name == "dcr":  # no such option; off already
+        if (name == "codebook" and kind in ("vq_ema", "residual")) or name == "dcr":  # no such option; off already
             continue
         assert name not in layer(4, 16, **{f"{name}_weight": 0.0}).train()(posterior(kind)).terms
 

@@ -9,7 +9,16 @@ from PIL import Image
 
 from runs import files_below
 from vaevq.codec import decode_tokens, encode_images
-from vaevq.config import AutoencoderConfig, EvalConfig, PlainConfig, TokenizerConfig, VariationalConfig
+from vaevq.config import (
+    AnyQuantizerConfig,
+    AutoencoderConfig,
+    EvalConfig,
+    MoVQConfig,
+    PlainConfig,
+    ResidualConfig,
+    TokenizerConfig,
+    VariationalConfig,
+)
 from vaevq.data.images import load_image, to_tensor, to_uint8
 from vaevq.data.index import ImageIndex, find_images
 from vaevq.data.tokens import TokenFile, read_token_file, write_token_file
@@ -23,9 +32,13 @@ WHOLE = EvalConfig(metrics=(), resize=None, crop=None, batch_size=3)
 def tokenizer(channels: int = 3, kind: str = "vaevq", seed: int = 0) -> Tokenizer:
     torch.manual_seed(seed)
     shape = AutoencoderConfig(base_width=8, multipliers=(1, 1, 2), blocks=1, image_channels=channels)
-    quantizer = VariationalConfig(code_dim=4, codebook_size=300, initial_logvar=-5.0)
-    plain = PlainConfig(code_dim=4, codebook_size=300)
-    return Tokenizer(TokenizerConfig(autoencoder=shape, quantizer=quantizer if kind == "vaevq" else plain)).eval()
+    quantizers: dict[str, AnyQuantizerConfig] = {
+        "vaevq": VariationalConfig(code_dim=4, codebook_size=300, initial_logvar=-5.0),
+        "vq": PlainConfig(code_dim=4, codebook_size=300),
+        "residual": ResidualConfig(code_dim=4, codebook_size=300, codes_per_position=3),
+        "movq": MoVQConfig(code_dim=4, codebook_size=300, codes_per_position=2),
+    }
+    return Tokenizer(TokenizerConfig(autoencoder=shape, quantizer=quantizers[kind])).eval()
 
 
 def noise(folder: Path, name: str, height: int, width: int, mode: str = "RGB") -> None:
@@ -59,7 +72,7 @@ def pictures(tmp_path: Path) -> ImageIndex:
     return find_images(folder)
 
 
-@pytest.mark.parametrize("kind", ["vaevq", "vq"])
+@pytest.mark.parametrize("kind", ["vaevq", "vq", "residual", "movq"])
 def test_decoded_pictures_are_the_reconstructions_pixel_for_pixel(
     pictures: ImageIndex, tmp_path: Path, kind: str
 ) -> None:
@@ -131,6 +144,22 @@ def test_another_model_refuses_and_says_which_is_which(pictures: ImageIndex, tmp
         decode_tokens(other, file, tmp_path / "out", CPU)
     assert all(part in str(caught.value) for part in (model.digest, other.digest, "K = 300"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_token_file_of_several_codes_says_so_and_another_number_is_refused_by_name(
+    pictures: ImageIndex, tmp_path: Path
+) -> None:
+    residual, movq = tokenizer(kind="residual"), tokenizer(kind="movq")
+    for model, codes, codebooks in ((residual, 3, 3), (movq, 2, 1)):
+        path = tmp_path / f"{codes}.safetensors"
+        write_token_file(path, encode_images(model, pictures, WHOLE, CPU).file)
+        file = read_token_file(path)
+        assert (file.codes_per_position, file.codebooks, file.codebook_size) == (codes, codebooks, 300)
+        assert {grid.shape for grid in file.tokens} == {(1, 1, codes), (3, 4, codes), (9, 2, codes), (3, 2, codes)}
+    with pytest.raises(UserError) as caught:
+        decode_tokens(residual, read_token_file(tmp_path / "2.safetensors"), tmp_path / "out", CPU)
+    assert "(K = 300, 2 codes a position), this model is" in str(caught.value)
+    assert "(K = 300, 3 codes a position): decode it with the model that made it" in str(caught.value)
 
 
 def test_pictures_are_overwritten_by_force_alone(pictures: ImageIndex, tmp_path: Path) -> None:

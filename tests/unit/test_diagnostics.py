@@ -87,6 +87,7 @@ def test_neither_batches_nor_a_second_time_make_a_difference(photos: Path) -> No
         *(("vq", "commitment"), ("vq_ema", "commitment"), ("simvq", "commitment"), ("ibq", "index")),
         *(("softvq", "entropy"), ("wasserstein", "wasserstein"), ("vqbridge", "codebook")),
         *(("fsq", "pixel, quantized"), ("lfq", "entropy"), ("bsq", "commitment")),
+        *(("residual", "commitment"), ("movq", "codebook")),
     ],
 )
 def test_point_quantizers_give_what_they_have(photos: Path, kind: str, term: str) -> None:

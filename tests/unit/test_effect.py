@@ -42,6 +42,8 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
         ["model.autoencoder.multipliers=[1,2]"],
     ),
     f"{Q}.average_decay": ([f"{Q}.codebook=embedding"], [f"{Q}.average_decay=0.3"]),
+    f"{Q}.codebook_weight": ([f"{Q}.kind=residual"], [f"{Q}.kind=residual", f"{Q}.codebook=embedding"]),
+    f"{Q}.shared_codebook": ([f"{Q}.kind=residual", f"{Q}.codes_per_position=1"], [f"{Q}.kind=residual"]),
     f"{Q}.initial_logvar": (
         [
             *(f"{Q}.quantize=mean", f"{Q}.quantize_from=0", f"{Q}.rcs_weight=0", f"{Q}.kl_weight=0"),
@@ -78,6 +80,8 @@ OTHER: dict[str, list[str]] = {
     "model.autoencoder.upsampling": ["nearest"],
     f"{Q}.average_decay": ["0.5"],
     f"{Q}.revive_below": ["0.9"],
+    f"{Q}.codebook_weight": ["0.5"],
+    f"{Q}.shared_codebook": ["true"],
     f"{Q}.initial_logvar": ["-1"],
     f"{Q}.rcs_form": ["nll", f"{Q}.rcs_detach_sigma=false"],
     f"{Q}.rcs_detach_sigma": ["false"],
@@ -184,6 +188,7 @@ def outcome(photos: Path, overrides: Sequence[str]) -> dict[str, torch.Tensor]:
 
 # This one turns off what is idle then, `rcs_weight`; the networks of the others would have to be fetched.
 TURNS_OFF = f"{Q}.rcs_encoder_share"
+OTHER_NETWORKS = ("model.autoencoder.upsampling", f"{Q}.shared_codebook")
 FETCHED = ("eval.", "loss.perceptual_")
 
 
@@ -199,7 +204,7 @@ def test_what_the_table_says_does_nothing_does_nothing_and_elsewhere_does_someth
         assert largest_difference(one, another) == 0
     if not option.startswith(FETCHED):
         one, another = outcome(photos, working), outcome(photos, [*working, *other(option)])
-        if option == "model.autoencoder.upsampling":  # other networks
+        if option in OTHER_NETWORKS:
             assert one["decoder.body.0.norm1.weight"].shape == another["decoder.body.0.norm1.weight"].shape
             assert {name: t.shape for name, t in one.items()} != {name: t.shape for name, t in another.items()}
         else:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from vaevq.config import AutoencoderConfig, Normalization
 from vaevq.nn.autoencoder import Decoder, DepthToSpace, Encoder, ResBlock, SelfAttention
-from vaevq.nn.normalization import group_norm
+from vaevq.nn.normalization import ModulatedNorm, group_norm, normalization
 
 
 def small(**options: object) -> AutoencoderConfig:
@@ -24,6 +24,8 @@ def small(**options: object) -> AutoencoderConfig:
         {"multipliers": (2,)},
         {"base_width": 24, "multipliers": (1, 5)},
         {"patch_size": 3, "multipliers": (1, 2), "image_channels": 2},
+        {"modulated": True, "attention_levels": (2,)},
+        {"modulated": True, "patch_size": 2, "upsampling": "nearest"},
     ],
 )
 def test_shapes_follow_the_configuration_and_every_parameter_learns(options: dict[str, object]) -> None:
@@ -123,6 +125,62 @@ def test_without_normalization_features_are_of_their_neighbourhood_alone(kind: N
     assert (near.abs().max() == 0) == is_local
 
 
+def modulation(decoder: Decoder) -> list[ModulatedNorm]:
+    return [module for module in decoder.modules() if isinstance(module, ModulatedNorm)]
+
+
+@pytest.mark.parametrize("kind", ["group", "none"])
+def test_a_modulated_decoder_starts_as_the_plain_one_of_its_seed(kind: Normalization) -> None:
+    decoders = []
+    for modulated in (False, True):
+        torch.manual_seed(0)
+        config = small(normalization=kind, modulated=modulated, attention_levels=(1,))
+        Encoder(config)
+        decoders.append(Decoder(config, 5))
+    plain, decoder = decoders
+    latent = torch.randn(2, 5, 3, 2)
+    assert torch.equal(decoder(latent), plain(latent))
+    norms = [name for name, _ in plain.named_modules() if name.rpartition(".")[2].startswith("norm")]
+    assert len(modulation(decoder)) == len(norms) > 10, "all of them"
+    with torch.no_grad():
+        for norm in modulation(decoder):
+            norm.shift.weight.normal_()
+    assert not torch.allclose(decoder(latent), plain(latent), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["group", "none"])
+def test_modulation_is_the_published_formula_on_the_latent_resized_to_the_layers_grid(kind: Normalization) -> None:
+    norm = normalization(kind, 8, 5)
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    x, latent = torch.randn(2, 8, 12, 8), torch.randn(2, 5, 3, 2)
+    resized = latent.repeat_interleave(4, dim=-2).repeat_interleave(4, dim=-1)
+    normed = norm.norm(x) if kind == "group" else x
+    assert torch.allclose(norm(x, latent), normed * norm.scale(resized) + norm.shift(resized), atol=1e-5)
+
+
+def test_modulation_is_of_the_latent_of_its_own_place() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(small(normalization="none", modulated=True, multipliers=(1, 1)), 4)
+    with torch.no_grad():
+        for norm in modulation(decoder):
+            norm.scale.weight.normal_()
+            norm.shift.weight.normal_()
+    latent = torch.randn(1, 4, 40, 3)
+    moved = latent.clone()
+    moved[:, :, 0] += 1.0
+    changed = (decoder(latent) - decoder(moved)).abs().amax(dim=(0, 1, 3))
+    assert changed[0] > 1e-3
+    assert not changed[-20:].any()
+
+
+def test_without_the_option_nothing_of_it_is_in_weights_or_configuration() -> None:
+    plain, modulated = AutoencoderConfig(), AutoencoderConfig(modulated=True)
+    assert "modulated" not in plain.model_dump_json()
+    assert AutoencoderConfig.model_validate_json(modulated.model_dump_json()) == modulated
+    assert not any("scale" in name for name in Decoder(small(), 5).state_dict())
+
+
 def test_attention_is_where_the_configuration_says() -> None:
     def count(network: torch.nn.Module) -> int:
         return sum(isinstance(m, SelfAttention) for m in network.modules())
@@ -178,9 +236,10 @@ def test_networks_are_smooth_functions_in_float64() -> None:
     assert torch.autograd.gradcheck(lambda x: decoder(encoder(x)[:, :3]), images, fast_mode=True)
 
 
-def test_gradient_checkpointing_changes_memory_only() -> None:
+@pytest.mark.parametrize("modulated", [False, True])
+def test_gradient_checkpointing_changes_memory_only(modulated: bool) -> None:
     torch.manual_seed(0)
-    config = small(attention_levels=(2,))
+    config = small(attention_levels=(2,), modulated=modulated)
     encoder, decoder = Encoder(config).double(), Decoder(config, encoder_width(config)).double()
     images = torch.randn(2, 3, 16, 8, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vaevq
-from vaevq.config import QUANTIZERS as ALL_KINDS
+from vaevq.config import QUANTIZERS as ALL_QUANTIZERS
 from vaevq.config import (
     AnyQuantizerConfig,
     AutoencoderConfig,
@@ -18,7 +18,9 @@ from vaevq.config import (
     GaussianConfig,
     IbqConfig,
     LfqConfig,
+    MoVQConfig,
     PlainConfig,
+    ResidualConfig,
     SimVQConfig,
     SoftVQConfig,
     TokenizerConfig,
@@ -45,17 +47,29 @@ QUANTIZERS = [
     FsqConfig(code_dim=4, codebook_size=54),
     LfqConfig(code_dim=5, codebook_size=32),
     BsqConfig(code_dim=5, codebook_size=32),
+    ResidualConfig(code_dim=4, codebook_size=32),
+    ResidualConfig(code_dim=4, codebook_size=32, codes_per_position=2, shared_codebook=True),
+    ResidualConfig(code_dim=4, codebook_size=32, codes_per_position=1, codebook="embedding"),
+    MoVQConfig(code_dim=4, codebook_size=32, codes_per_position=2),
 ]
-NAMES = [f"{config.kind} {config.codebook}" if config.kind == "vaevq" else config.kind for config in QUANTIZERS]
+NAMES = [
+    *("vaevq", "vaevq with moments", "vq", "vq_ema", "simvq", "ibq", "softvq", "wasserstein", "vqbridge", "gaussian"),
+    *("fsq", "lfq", "bsq"),
+    *("residual", "residual shared", "residual of one code", "movq"),
+]
+SEVERAL = QUANTIZERS[NAMES.index("residual")]
 
 
-def test_there_is_one_of_every_kind() -> None:
-    assert {config.kind for config in QUANTIZERS} == set(ALL_KINDS)
+def test_every_kind_is_here() -> None:
+    assert {quantizer.kind for quantizer in QUANTIZERS} == ALL_QUANTIZERS.keys()
+    assert len(NAMES) == len(QUANTIZERS)
 
 
-def tokenizer(quantizer: AnyQuantizerConfig, channels: int = 3) -> vaevq.Tokenizer:
+def tokenizer(quantizer: AnyQuantizerConfig, channels: int = 3, *, modulated: bool = False) -> vaevq.Tokenizer:
     torch.manual_seed(0)
-    networks = AutoencoderConfig(base_width=8, multipliers=(1, 1, 2), blocks=1, image_channels=channels)
+    networks = AutoencoderConfig(
+        base_width=8, multipliers=(1, 1, 2), blocks=1, image_channels=channels, modulated=modulated
+    )
     return vaevq.Tokenizer(TokenizerConfig(autoencoder=networks, quantizer=quantizer)).eval()
 
 
@@ -75,7 +89,8 @@ def test_decode_of_encode_is_the_reconstruction_at_any_size(height: int, width: 
     with torch.no_grad():
         tokens = model.encode(x)
         assert tokens.dtype == torch.int64
-        assert tokens.shape == (2, -(-height // 4), -(-width // 4))
+        q = QUANTIZERS[kind].codes_per_position
+        assert tokens.shape == (2, -(-height // 4), -(-width // 4), *([q] if q > 1 else []))
         reconstruction = model(x).reconstruction
         assert reconstruction.shape == x.shape
         assert torch.allclose(model.decode(tokens, size=(height, width)), reconstruction, atol=1e-5)
@@ -113,6 +128,32 @@ def test_saved_and_loaded_it_gives_the_same_tokens_and_pixels(quantizer: AnyQuan
         tokens = model.encode(x)
         assert torch.equal(loaded.encode(x), tokens)
         assert torch.allclose(loaded.decode(tokens, (21, 34)), model.decode(tokens, (21, 34)), atol=1e-5)
+
+
+@pytest.mark.parametrize("quantizer", [QUANTIZERS[0], SEVERAL], ids=["vaevq", "residual"])
+def test_a_modulated_decoder_is_saved_with_the_rest(quantizer: AnyQuantizerConfig, tmp_path: Path) -> None:
+    model, x = tokenizer(quantizer, modulated=True), images(21, 34)
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            if name.endswith(("scale.weight", "shift.weight")):
+                parameter.normal_()
+        model.save_pretrained(tmp_path)
+        loaded = vaevq.Tokenizer.from_pretrained(tmp_path)
+        assert loaded.config.autoencoder.modulated
+        assert loaded.digest == model.digest
+        assert torch.equal(loaded.decode(model.encode(x), (21, 34)), model(x).reconstruction)
+        assert not torch.allclose(loaded(x).reconstruction, tokenizer(quantizer)(x).reconstruction, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((1, 2, 2), "1×2×2"), ((1, 2, 2, 3), "1×2×2×3"), ((2, 2, 4), "2×2×4"), ((1, 1, 2, 2, 4), "")]
+)
+def test_tokens_of_another_number_of_codes_are_refused(shape: tuple[int, ...], said: str) -> None:
+    message = f"tokens are integers B×h×w×4, 4 codes a position, not torch.int64 {said}"
+    with pytest.raises(UserError, match=message):
+        tokenizer(SEVERAL).decode(torch.zeros(shape, dtype=torch.int64))
+    with pytest.raises(UserError, match=r"tokens must be in \[0, 32\), these reach from 0 to 32"):
+        tokenizer(SEVERAL).decode(torch.tensor([0, 1, 2, 32]).expand(1, 2, 2, 4))
 
 
 def test_a_run_folder_loads_its_model(tmp_path: Path) -> None:

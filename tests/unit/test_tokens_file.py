@@ -153,6 +153,8 @@ DAMAGES: dict[str, tuple[dict[str, Any], dict[str, str | None], str]] = {
     "factor": ({}, {"downsample_factor": "4"}, "'a.jpg': a grid of 2×3 tokens does not fit .* 16×24 pixels"),
     "factor of zero": ({}, {"downsample_factor": "0"}, "downsampling factor 0"),
     "codes": ({}, {"codes_per_position": "2"}, "codes_per_position is 2"),
+    "codebooks": ({}, {"codebooks": "2"}, "2 codebooks for 1 codes a position"),
+    "codebooks are no number": ({}, {"codebooks": "many"}, "codebooks"),
     "names": ({}, {"names": '["a"]'}, "1 names for the tokens of 3 images"),
     "names are no list": ({}, {"names": "{"}, "names are no JSON list of strings"),
     "names are numbers": ({}, {"names": "[1, 2, 3]"}, "names are no JSON list of strings"),

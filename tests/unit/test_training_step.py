@@ -24,8 +24,14 @@ def test_one_batch_of_eight_is_two_accumulated_batches_of_four(photos: Path) -> 
         assert one == pytest.approx(other, rel=1e-11)
 
 
-def test_an_averaged_codebook_goes_on_from_a_checkpoint_as_if_nothing_had_happened(photos: Path) -> None:
-    config = small_run(photos, model={"quantizer": {"average_decay": 0.5, "revive_below": 0.9}})
+@pytest.mark.parametrize(
+    ("options", "codebook"), [({}, "codebook"), ({"kind": "residual"}, "stages.0")], ids=["vaevq", "residual"]
+)
+def test_an_averaged_codebook_goes_on_from_a_checkpoint_as_if_nothing_had_happened(
+    photos: Path, options: dict[str, Any], codebook: str
+) -> None:
+    quantizer = {"average_decay": 0.5, "revive_below": 0.9, **options}
+    config = small_run(photos, model={"quantizer": quantizer}, loss={"continuous_path": 0} if "kind" in options else {})
     batches = step_batches(config, 5)
     whole, stopped, resumed = (trainer(config) for _ in range(3))
     for step in batches:
@@ -36,7 +42,7 @@ def test_an_averaged_codebook_goes_on_from_a_checkpoint_as_if_nothing_had_happen
     for step in batches[2:]:
         resumed.step(step)
     assert largest_difference(tensors(whole.state_dict()), tensors(resumed.state_dict())) == 0
-    assert float(whole.average.module.state_dict()["quantizer.codebook.updates"]) == 5
+    assert float(whole.average.module.state_dict()[f"quantizer.{codebook}.updates"]) == 5
 
 
 def test_gradient_checkpointing_computes_layers_again_and_changes_no_weight(photos: Path) -> None:

@@ -32,7 +32,7 @@ def code_digest(kind: str, package: Path | None = None) -> str:
         package: the folder of the package; this one's where left out.
     """
     folder = package or Path(vaevq.__file__).parent
-    quantizer = type(build_quantizer(QUANTIZERS[kind](code_dim=1, codebook_size=2))).__module__
+    quantizer = type(build_quantizer(QUANTIZERS[kind](codebook_size=2))).__module__
     found: dict[str, ast.Module] = {}
     waiting = [quantizer.removeprefix("vaevq."), *_ROOTS]
     while waiting:

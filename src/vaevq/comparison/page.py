@@ -13,6 +13,7 @@ from vaevq.comparison.text import (
     CODEBOOK_COLUMNS,
     QUERIES,
     best_marked,
+    codebook_words,
     difference_header,
     difference_rows,
     group_title,
@@ -111,7 +112,11 @@ def _codebook(comparison: Comparison) -> str:
     if not names:
         return ""
     rows = [
-        (entry.name, _codebook_size(entry), *(best_marked(group, entry, name, "★ {}") for name in names))
+        (
+            entry.name,
+            codebook_words(entry.codebook_size, entry.codes_per_position),
+            *(best_marked(group, entry, name, "★ {}") for name in names),
+        )
         for group in comparison.groups
         for entry in group.entries
     ]
@@ -138,11 +143,6 @@ def _codebook(comparison: Comparison) -> str:
             )
         )
     return "\n".join(parts)
-
-
-def _codebook_size(entry: Entry) -> str:
-    codes = entry.codes_per_position
-    return f"{entry.codebook_size:,}" + (f", {codes} codes a position" if codes > 1 else "")
 
 
 def _why(comparison: Comparison) -> str:

@@ -94,13 +94,15 @@ def notes(comparison: Comparison) -> list[str]:
     return found
 
 
+def codebook_words(codebook_size: int, codes_per_position: int) -> str:
+    """K, and q where it is not 1."""
+    return f"{codebook_size:,}" + (f", {codes_per_position} codes a position" if codes_per_position > 1 else "")
+
+
 def group_title(group: Group) -> str:
     """The rate in words."""
     shapes = {(entry.downsample_factor, entry.codebook_size, entry.codes_per_position) for entry in group.entries}
-    each = " or ".join(
-        f"f = {f}, K = {size:,}" + (f", {codes} codes a position" if codes > 1 else "")
-        for f, size, codes in sorted(shapes)
-    )
+    each = " or ".join(f"f = {f}, K = {codebook_words(size, codes)}" for f, size, codes in sorted(shapes))
     return f"{group.bits_per_pixel:.4g} bits a pixel ({each})"
 
 

@@ -24,6 +24,10 @@ class AutoencoderConfig(Section):
     upsampling: Literal["depth_to_space", "nearest"] = "depth_to_space"
     # group: as VQGAN's. none: residual blocks start as their shortcut instead; better in small networks, short runs.
     normalization: Normalization = "group"
+    # MoVQ's decoder: the latent gives what follows each of its normalizations a scale and a shift at every position.
+    # With normalization none it scales and shifts what is not normalized. Left out where it is off, so that models that
+    # were saved before keep their digest.
+    modulated: bool = Field(default=False, exclude_if=lambda on: not on)
 
     @property
     def downsample_factor(self) -> int:

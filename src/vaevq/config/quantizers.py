@@ -282,6 +282,34 @@ class BsqConfig(BinaryShape):
     entropy_temperature: float = Field(default=0.1, gt=0)  # τ of p = softmax(−‖u − e‖² / τ)
 
 
+class ResidualConfig(SeveralCodes):
+    """Residual quantization (RVQ, RQ-VAE): each code of a position is of what those before it leave."""
+
+    kind: Literal["residual"] = "residual"
+    initial_logvar: None = None
+    codebook: Literal["averaged", "embedding"] = "averaged"  # moving averages, or descended
+    shared_codebook: bool = False  # one codebook for all codes of a position
+    codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(r) − e‖² of a descended codebook, summed over codes
+    commitment_weight: float = Field(default=0.25, ge=0)  # ‖r − sg(e)‖², summed over codes
+    average_decay: float = Field(default=0.99, gt=0, lt=1)
+    revive_below: float = Field(default=0.3, ge=0, lt=1)  # share of the mean use under which a codeword is replaced
+
+
+class MoVQConfig(SeveralCodes):
+    """MoVQ's multichannel quantization: chunks of the channels, each a code of one codebook."""
+
+    kind: Literal["movq"] = "movq"
+    initial_logvar: None = None
+    codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
+    commitment_weight: float = Field(default=0.25, ge=0)  # ‖z − sg(e)‖²
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.code_dim % self.codes_per_position:
+            raise ValueError(f"code_dim {self.code_dim} is no multiple of codes_per_position {self.codes_per_position}")
+        return self
+
+
 AnyQuantizerConfig = (
     VariationalConfig
     | PlainConfig
@@ -295,6 +323,8 @@ AnyQuantizerConfig = (
     | FsqConfig
     | LfqConfig
     | BsqConfig
+    | ResidualConfig
+    | MoVQConfig
 )
 QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
 QUANTIZERS: dict[str, type[AnyQuantizerConfig]] = {

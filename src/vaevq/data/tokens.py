@@ -115,10 +115,10 @@ class TokenFile:
         """
         mine = (self.model_digest, self.codebook_size, self.codes_per_position)
         if (digest, codebook_size, codes_per_position) != mine:
+            theirs = _model(digest, codebook_size, codes_per_position)
             raise UserError(
-                f"{self.source} was made by model {_model(*mine)}, "
-                f"this model is {_model(digest, codebook_size, codes_per_position)}: decode it with the model that "
-                "made it"
+                f"{self.source} was made by model {_model(*mine)}, this model is {theirs}: "
+                "decode it with the model that made it"
             )
 
 

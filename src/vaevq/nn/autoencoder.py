@@ -25,13 +25,14 @@ class ResBlock(nn.Module):
     """Two times norm, SiLU, 3×3 convolution, added to the input: B×inputs×H×W -> B×outputs×H×W.
 
     Without norm the branch starts as 0 (Zhang et al. 2019, Fixup), so that nothing grows with the number of blocks.
+    With `latent_channels` a latent of so many modulates both norms: it is given beside x.
     """
 
-    def __init__(self, inputs: int, outputs: int, norm: Normalization) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Normalization, latent_channels: int | None = None) -> None:
         super().__init__()
-        self.norm1 = normalization(norm, inputs)
+        self.norm1 = normalization(norm, inputs, latent_channels)
         self.conv1 = _conv3x3(inputs, outputs)
-        self.norm2 = normalization(norm, outputs)
+        self.norm2 = normalization(norm, outputs, latent_channels)
         self.conv2 = _conv3x3(outputs, outputs)
         if norm == "none":
             nn.init.zeros_(self.conv2.weight)
@@ -39,23 +40,23 @@ class ResBlock(nn.Module):
             nn.init.zeros_(self.conv2.bias)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+    def forward(self, x: Tensor, *latent: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x, *latent)))
+        h = self.conv2(F.silu(self.norm2(h, *latent)))
         return h + self.shortcut(x)  # type: ignore[no-any-return]
 
 
 class SelfAttention(nn.Module):
-    """Single-head attention over all positions, added to the input: B×width×H×W -> the same."""
+    """Single-head attention over all positions, added to the input: B×width×H×W -> the same; modulated as ResBlock."""
 
-    def __init__(self, width: int, norm: Normalization) -> None:
+    def __init__(self, width: int, norm: Normalization, latent_channels: int | None = None) -> None:
         super().__init__()
-        self.norm = normalization(norm, width)
+        self.norm = normalization(norm, width, latent_channels)
         self.query_key_value = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.query_key_value(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1)  # B×1×HW×3C
+    def forward(self, x: Tensor, *latent: Tensor) -> Tensor:
+        qkv = self.query_key_value(self.norm(x, *latent)).flatten(2).transpose(1, 2).unsqueeze(1)  # B×1×HW×3C
         attended = F.scaled_dot_product_attention(*qkv.chunk(3, dim=-1))
         return x + self.out(attended.squeeze(1).transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
@@ -94,16 +95,18 @@ class _Network(nn.Module):
         super().__init__()
         self.gradient_checkpointing = False
 
-    def _run_body(self, x: Tensor) -> Tensor:
+    def _run_body(self, x: Tensor, *latent: Tensor) -> Tensor:
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         for layer in self.body:
-            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
+            given = (x, *latent) if isinstance(layer, ResBlock | SelfAttention) else (x,)
+            x = checkpoint(layer, *given, use_reentrant=False) if recompute else layer(*given)
         return x
 
 
-def _middle(width: int, attention: bool, norm: Normalization) -> list[nn.Module]:
-    between = [SelfAttention(width, norm)] if attention else []
-    return [ResBlock(width, width, norm), *between, ResBlock(width, width, norm)]
+def _middle(width: int, attention: bool, norm: Normalization, latent_channels: int | None = None) -> list[nn.Module]:
+    between = [SelfAttention(width, norm, latent_channels)] if attention else []
+    first, second = (ResBlock(width, width, norm, latent_channels) for _ in range(2))
+    return [first, *between, second]
 
 
 class Encoder(_Network):
@@ -137,26 +140,31 @@ class Encoder(_Network):
 
 
 class Decoder(_Network):
-    """Latents B×code_dim×h×w -> images B×image_channels×fh×fw, near [-1, 1] once trained but not clamped."""
+    """Latents B×code_dim×h×w -> images B×image_channels×fh×fw, near [-1, 1] once trained but not clamped.
+
+    By option the latent modulates every normalization (MoVQ), whatever quantizer it comes from.
+    """
 
     def __init__(self, config: AutoencoderConfig, code_dim: int) -> None:
         super().__init__()
         base, norm = config.decoder_width or config.base_width, config.normalization
+        self.modulated = config.modulated
+        latent_channels = code_dim if config.modulated else None
         upsample = DepthToSpace if config.upsampling == "depth_to_space" else NearestUpsample
         last = len(config.multipliers) - 1
         width = base * config.multipliers[last]
         self.conv_in = _conv3x3(code_dim, width)
-        layers = _middle(width, last in config.attention_levels, norm)
+        layers = _middle(width, last in config.attention_levels, norm, latent_channels)
         for level in range(last, -1, -1):
             for _ in range(config.blocks + 1):
-                layers.append(ResBlock(width, base * config.multipliers[level], norm))
+                layers.append(ResBlock(width, base * config.multipliers[level], norm, latent_channels))
                 width = base * config.multipliers[level]
                 if level in config.attention_levels:
-                    layers.append(SelfAttention(width, norm))
+                    layers.append(SelfAttention(width, norm, latent_channels))
             if level > 0:
                 layers.append(upsample(width))
         self.body = nn.ModuleList(layers)
-        self.norm_out = normalization(norm, width)
+        self.norm_out = normalization(norm, width, latent_channels)
         self.patch_size = config.patch_size
         pixels = config.patch_size**2
         self.conv_out = _equal_children(_conv3x3(width, config.image_channels * pixels), pixels)
@@ -167,5 +175,7 @@ class Decoder(_Network):
         return self.conv_out.weight
 
     def forward(self, latent: Tensor) -> Tensor:
-        patches = self.conv_out(F.silu(self.norm_out(self._run_body(self.conv_in(latent)))))
+        modulation = (latent,) if self.modulated else ()
+        features = self._run_body(self.conv_in(latent), *modulation)
+        patches = self.conv_out(F.silu(self.norm_out(features, *modulation)))
         return F.pixel_shuffle(patches, self.patch_size)

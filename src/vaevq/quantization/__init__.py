@@ -6,6 +6,8 @@ from vaevq.quantization.baselines.fsq import FiniteScalarQuantizer as FiniteScal
 from vaevq.quantization.baselines.gaussian import GaussianQuantizer as GaussianQuantizer
 from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer as IndexBackpropagationQuantizer
 from vaevq.quantization.baselines.lfq import LookupFreeQuantizer as LookupFreeQuantizer
+from vaevq.quantization.baselines.movq import MultichannelQuantizer as MultichannelQuantizer
+from vaevq.quantization.baselines.residual import ResidualQuantizer as ResidualQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ as SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer as SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer as VectorQuantizer

@@ -9,6 +9,8 @@ from vaevq.quantization.baselines.fsq import FiniteScalarQuantizer
 from vaevq.quantization.baselines.gaussian import GaussianQuantizer
 from vaevq.quantization.baselines.ibq import IndexBackpropagationQuantizer
 from vaevq.quantization.baselines.lfq import LookupFreeQuantizer
+from vaevq.quantization.baselines.movq import MultichannelQuantizer
+from vaevq.quantization.baselines.residual import ResidualQuantizer
 from vaevq.quantization.baselines.simvq import SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer
@@ -30,6 +32,8 @@ _LAYERS: dict[str, Callable[..., Quantizer]] = {
     "fsq": FiniteScalarQuantizer,
     "lfq": LookupFreeQuantizer,
     "bsq": BinarySphericalQuantizer,
+    "residual": ResidualQuantizer,
+    "movq": MultichannelQuantizer,
 }
 
 

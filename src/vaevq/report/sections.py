@@ -16,6 +16,7 @@ _KINDS = {
     **{"vaevq": "VAEVQ", "vq": "Plain VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ", "ibq": "IBQ", "softvq": "SoftVQ"},
     **{"wasserstein": "Wasserstein-VQ", "vqbridge": "VQBridge", "gaussian": "Gaussian quantization"},
     **{"fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ"},
+    **{"residual": "Residual quantization", "movq": "Multichannel quantization (MoVQ)"},
 }
 _NAMES_SHOWN = 200
 _HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
