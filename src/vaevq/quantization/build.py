@@ -19,7 +19,7 @@ from vaevq.quantization.baselines.wasserstein import WassersteinQuantizer
 from vaevq.quantization.quantizer import Quantizer
 from vaevq.quantization.vlq import VariationalLatentQuantizer
 
-_LAYERS: dict[str, Callable[..., Quantizer]] = {
+LAYERS: dict[str, type[Quantizer]] = {
     "vaevq": VariationalLatentQuantizer,
     "vq": VectorQuantizer,
     "vq_ema": EmaQuantizer,
@@ -35,8 +35,10 @@ _LAYERS: dict[str, Callable[..., Quantizer]] = {
     "residual": ResidualQuantizer,
     "movq": MultichannelQuantizer,
 }
+"""The layer of each kind."""
 
 
 def build_quantizer(config: QuantizerConfig) -> Quantizer:
     """The layer that `config.kind` names."""
-    return _LAYERS[config.kind](**config.model_dump(exclude={"kind"}))
+    layer: Callable[..., Quantizer] = LAYERS[config.kind]
+    return layer(**config.model_dump(exclude={"kind"}))
