@@ -55,7 +55,7 @@ AVERAGED: dict[str, dict[str, Any]] = {
     },
     **{
         kind: {"model": {"quantizer": {"kind": kind}}, "loss": {"continuous_path": 0}, "train": SHORT}
-        for kind in ("wasserstein", "fsq", "lfq", "bsq")
+        for kind in ("wasserstein", "fsq", "lfq", "bsq", "vqgan_lc")
     },
 }
 

@@ -22,6 +22,7 @@ from vaevq.quantization import (
     VariationalLatentQuantizer,
     VectorQuantizer,
     VQBridge,
+    VqganLc,
     WassersteinQuantizer,
 )
 from vaevq.quantization import SimVQ as OurSimVQ
@@ -90,6 +91,11 @@ def test_projected_codebook_equals_simvq_with_the_same_weights() -> None:
     assert torch.allclose(result.latent, latent, atol=1e-6)
 
 
+def fitted(quantizer: Quantizer) -> Quantizer:
+    quantizer.fit(randn(40, 4, name="vectors"), seed=0)
+    return quantizer
+
+
 torch.manual_seed(0)  # where codewords start
 QUANTIZERS: dict[str, Quantizer] = {
     "vaevq": VariationalLatentQuantizer(4, 16),
@@ -108,6 +114,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "fsq": FiniteScalarQuantizer(4, 36),
     "lfq": LookupFreeQuantizer(4, 16),
     "bsq": BinarySphericalQuantizer(4, 16),
+    "vqgan_lc": fitted(VqganLc(4, 16)),
 }
 
 
@@ -152,7 +159,8 @@ def test_a_term_of_weight_0_is_not_computed(kind: str) -> None:
     for name in QUANTIZERS[kind].term_weights:
         if (name == "codebook" and kind == "vq_ema") or name == "dcr":  # no such option; off already
             continue
-        assert name not in layer(4, 16, **{f"{name}_weight": 0.0}).train()(posterior(kind)).terms
+        made = layer(4, 16, **{f"{name}_weight": 0.0}).train()
+        assert name not in (made if made.is_fitted else fitted(made))(posterior(kind)).terms
 
 
 def vlq_gradients(**options: object) -> dict[str, torch.Tensor | None]:

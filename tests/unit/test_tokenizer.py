@@ -24,6 +24,7 @@ from vaevq.config import (
     TokenizerConfig,
     VariationalConfig,
     VQBridgeConfig,
+    VqganLcConfig,
     WassersteinConfig,
 )
 from vaevq.errors import UserError
@@ -45,6 +46,7 @@ QUANTIZERS = [
     FsqConfig(code_dim=4, codebook_size=54),
     LfqConfig(code_dim=5, codebook_size=32),
     BsqConfig(code_dim=5, codebook_size=32),
+    VqganLcConfig(code_dim=4, codebook_size=32),
 ]
 NAMES = [f"{config.kind} {config.codebook}" if config.kind == "vaevq" else config.kind for config in QUANTIZERS]
 

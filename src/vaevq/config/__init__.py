@@ -9,6 +9,7 @@ Every weight and every choice that the paper and the authors' released code make
 from vaevq.config.layers import laid, without_effect
 from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import (
+    FEATURE_DIMS,
     QUANTIZE_FROM,
     QUANTIZERS,
     AnyQuantizerConfig,
@@ -26,6 +27,7 @@ from vaevq.config.quantizers import (
     SoftVQConfig,
     VariationalConfig,
     VQBridgeConfig,
+    VqganLcConfig,
     WassersteinConfig,
 )
 from vaevq.config.reading import (
@@ -42,6 +44,7 @@ from vaevq.config.section import Reduction, Section, leaves, merged
 from vaevq.config.variants import VARIANTS, spelled_out
 
 __all__ = [
+    "FEATURE_DIMS",
     "QUANTIZERS",
     "QUANTIZE_FROM",
     "VARIANTS",
@@ -70,6 +73,7 @@ __all__ = [
     "TrainConfig",
     "VQBridgeConfig",
     "VariationalConfig",
+    "VqganLcConfig",
     "WassersteinConfig",
     "laid",
     "leaves",

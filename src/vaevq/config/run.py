@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vaevq.config.model import TokenizerConfig
-from vaevq.config.quantizers import QUANTIZE_FROM, VariationalConfig
+from vaevq.config.quantizers import QUANTIZE_FROM, VariationalConfig, VqganLcConfig
 from vaevq.config.section import Reduction, Section, merged
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
 from vaevq.effect import last_step_from
@@ -143,9 +143,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _resolve_quantize_from(self) -> Self:
         quantizer = self.model.quantizer
-        if isinstance(quantizer, VariationalConfig) and quantizer.quantize_from is None:
-            share = QUANTIZE_FROM if quantizer.codebook_follows else 0.0
-            images = min(round(share * self.train.images), last_step_from(self.train.images, self.train.batch_size))
+        if isinstance(quantizer, VariationalConfig | VqganLcConfig) and quantizer.quantize_from is None:
+            share, last = quantizer.continuous_share, last_step_from(self.train.images, self.train.batch_size)
+            images = min(round(share * self.train.images), last)
             resolved = quantizer.model_copy(update={"quantize_from": images})
             # A frozen section is filled in only here, before anybody has it.
             self.__dict__["model"] = self.model.model_copy(update={"quantizer": resolved})

@@ -13,6 +13,7 @@ from vaevq.quantization.baselines.simvq import SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer
 from vaevq.quantization.baselines.vqbridge import VQBridge
+from vaevq.quantization.baselines.vqgan_lc import VqganLc
 from vaevq.quantization.baselines.wasserstein import WassersteinQuantizer
 from vaevq.quantization.quantizer import Quantizer
 from vaevq.quantization.vlq import VariationalLatentQuantizer
@@ -30,6 +31,7 @@ _LAYERS: dict[str, Callable[..., Quantizer]] = {
     "fsq": FiniteScalarQuantizer,
     "lfq": LookupFreeQuantizer,
     "bsq": BinarySphericalQuantizer,
+    "vqgan_lc": VqganLc,
 }
 
 

@@ -50,6 +50,15 @@ class Quantizer(nn.Module):
     def finish_step(self) -> None:
         """To be called after each optimizer step: moves what no gradient moves. Every process calls it."""
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether its codebook is there. Nearly always; where it is not, training makes it of images (`fit`)."""
+        return True
+
+    def fit(self, vectors: Tensor, seed: int) -> None:
+        """Makes the codebook of vectors of training images, N×D; for the quantizers that are not there without."""
+        raise NotImplementedError
+
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""

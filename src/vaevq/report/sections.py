@@ -15,7 +15,7 @@ from vaevq.report.training_curves import held_out_charts, loss_charts, other_cha
 _KINDS = {
     **{"vaevq": "VAEVQ", "vq": "Plain VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ", "ibq": "IBQ", "softvq": "SoftVQ"},
     **{"wasserstein": "Wasserstein-VQ", "vqbridge": "VQBridge", "gaussian": "Gaussian quantization"},
-    **{"fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ"},
+    **{"fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ", "vqgan_lc": "VQGAN-LC"},
 }
 _NAMES_SHOWN = 200
 _HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
