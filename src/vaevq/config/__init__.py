@@ -39,12 +39,13 @@ from vaevq.config.reading import (
     recipe_tree,
     validate,
 )
-from vaevq.config.run import DataConfig, EvalConfig, LossConfig, RunConfig, TrainConfig
+from vaevq.config.run import NO_SOFT_LATENT, DataConfig, EvalConfig, LossConfig, RunConfig, TrainConfig
 from vaevq.config.section import Reduction, Section, leaves, merged
 from vaevq.config.variants import VARIANTS, spelled_out
 
 __all__ = [
     "FEATURE_DIMS",
+    "NO_SOFT_LATENT",
     "QUANTIZERS",
     "QUANTIZE_FROM",
     "VARIANTS",

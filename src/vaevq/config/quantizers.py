@@ -1,7 +1,7 @@
 """The options of each quantizer, one class a kind."""
 
 import math
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ PointGradient = Literal["straight_through", "rotation"]
 class CodebookShape(Section):
     """What every quantizer with an explicit codebook has."""
 
+    has_soft_latent: ClassVar[bool] = False  # a latent of its own beside the tokens, which `eval.soft` measures
     code_dim: int = Field(default=8, ge=1)
     codebook_size: int = Field(default=4096, ge=2)
 
@@ -148,6 +149,7 @@ class IbqConfig(CodebookShape):
 class SoftVQConfig(CodebookShape):
     """SoftVQ: training decodes the softmax-weighted mean of the codewords, inference the nearest codeword."""
 
+    has_soft_latent: ClassVar[bool] = True
     kind: Literal["softvq"] = "softvq"
     initial_logvar: None = None
     temperature: float = Field(default=0.07, gt=0)  # τ, divides the cosines; towards 0 it is the nearest codeword

@@ -11,6 +11,9 @@ from vaevq.config.section import Reduction, Section, merged
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
 from vaevq.effect import last_step_from
 
+NO_SOFT_LATENT = "{} decodes its codewords alone; softvq has a mean of them to measure, which needs no tokens"
+"""What is said of a kind of quantizer where `eval.soft` asks for what it has not."""
+
 
 class LossConfig(Section):
     """The image terms of eq. 12. A weight of 0 removes the term and its cost."""
@@ -108,6 +111,7 @@ class EvalConfig(Section):
     feature_weights: str | None = None  # a path; None: fetched once into the cache (inception has no such source)
     lpips_weights: str | None = None
     kid_block: int = Field(default=250, ge=2)  # images a block of the block-wise unbiased estimate
+    soft: bool = False  # SoftVQ's mean of codewords is decoded as well; its figures are called continuous
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -160,6 +164,8 @@ class RunConfig(Section):
             raise ValueError(
                 "loss.continuous_path must be 0: this quantizer has no continuous path; leave it out, or set it to 0"
             )
+        if self.eval.soft and not self.model.quantizer.has_soft_latent:
+            raise ValueError(f"eval.soft: {NO_SOFT_LATENT.format(self.model.quantizer.kind)}")
         quantize_from = getattr(self.model.quantizer, "quantize_from", 0)
         if quantize_from > last_step_from(self.train.images, self.train.batch_size):
             raise ValueError(

@@ -59,6 +59,13 @@ class Quantizer(nn.Module):
         """Makes the codebook of vectors of training images, N×D; for the quantizers that are not there without."""
         raise NotImplementedError
 
+    def soft_latent(self, posterior: Posterior) -> Tensor | None:
+        """What it would decode if there were no need of tokens, B×d×h×w in evaluation mode; None where it has no such.
+
+        `vaevq.metrics.evaluation` measures it beside the tokens' latent, by option.
+        """
+        return None
+
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""

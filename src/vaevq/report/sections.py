@@ -210,6 +210,9 @@ def figures(run: RunFolder) -> str:
             "Spread: the standard deviation over images; of a kernel distance, the standard error over blocks.", "muted"
         )
     )
+    if soft := run.evaluation.continuous_rows():
+        parts.append(paragraph("Of the soft latent, which has no tokens: continuous, not to be ranked with them."))
+        parts.append(table(soft, ("figure", "value", "what it is"), numbers=(1,), kind="stacked"))
     parts += [paragraph(note, "note") for note in run.evaluation.notes]
     parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.protocol))))
     for heading, images in (("Best", run.evaluation.best), ("Worst", run.evaluation.worst)):

@@ -223,7 +223,7 @@ class _Loop:
         self.terms.clear()
 
     def _quick_evaluation(self) -> None:
-        options = self._few_images.model_copy(update={"metrics": ("psnr",)})
+        options = self._few_images.model_copy(update={"metrics": ("psnr",), "soft": False})
         evaluation = evaluate(self._tokenizer, self.images.held_out, options, device=self.place.device)
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
