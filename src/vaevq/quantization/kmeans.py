@@ -6,6 +6,9 @@ from torch import Tensor
 from vaevq.quantization.codebook import nearest
 from vaevq.seeding import generator
 
+PART = 65_536
+"""Rows that are in float64 at a time."""
+
 
 @torch.no_grad()
 def kmeans(vectors: Tensor, count: int, *, steps: int, seed: int) -> Tensor:
@@ -20,19 +23,31 @@ def kmeans(vectors: Tensor, count: int, *, steps: int, seed: int) -> Tensor:
         steps: of Lloyd's, at most.
     """
     assert len(vectors) >= count
-    # Sums are taken on the CPU, where their order is one, and in float64.
-    rows = vectors.detach().cpu().double()
-    centres = rows[torch.randperm(len(rows), generator=generator("kmeans", seed))[:count]]
+    rows = vectors.detach().cpu()
+    centres = rows[torch.randperm(len(rows), generator=generator("kmeans", seed))[:count]].double()
     tokens = torch.full((len(rows),), -1)
     for _ in range(steps):
         before, tokens = tokens, nearest(vectors, centres.to(vectors)).cpu()
         if torch.equal(tokens, before):
             break
         won = torch.bincount(tokens, minlength=count)
-        means = torch.zeros_like(centres).index_add_(0, tokens, rows) / won.clamp_min(1)[:, None]
+        means = _sums(rows, tokens, count) / won.clamp_min(1)[:, None]
         empty = (won == 0).nonzero().flatten()
         if len(empty):
-            distances = (rows - centres[tokens]).square().sum(dim=1)
-            means[empty] = rows[distances.topk(len(empty)).indices]
+            means[empty] = rows[_distances(rows, tokens, centres).topk(len(empty)).indices].double()
         centres = means
     return centres.to(vectors)
+
+
+def _sums(rows: Tensor, tokens: Tensor, count: int) -> Tensor:
+    """The sum of each cluster's rows, count×D, in float64 and on the CPU, where its order is always one."""
+    totals = torch.zeros(count, rows.shape[1], dtype=torch.float64)
+    for part, chosen in zip(torch.split(rows, PART), torch.split(tokens, PART), strict=True):
+        totals.index_add_(0, chosen, part.double())
+    return totals
+
+
+def _distances(rows: Tensor, tokens: Tensor, centres: Tensor) -> Tensor:
+    """‖row − its centre‖², N."""
+    pairs = zip(torch.split(rows, PART), torch.split(tokens, PART), strict=True)
+    return torch.cat([(part.double() - centres[chosen]).square().sum(dim=1) for part, chosen in pairs])
