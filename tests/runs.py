@@ -26,6 +26,7 @@ from vaevq.config import RunConfig, merged
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.distributed import rank, world_size
+from vaevq.training.codebook_fit import fit_codebook
 from vaevq.training.engine import Engine
 from vaevq.training.tokenizer_step import TokenizerTrainer
 from vaevq.training.tracking import read_metrics
@@ -103,7 +104,13 @@ def step_batches(config: RunConfig, steps: int) -> list[list[ImageBatch]]:
 def trained(config: RunConfig, steps: int) -> tuple[TokenizerTrainer, list[dict[str, float]]]:
     """A trainer after some steps, and this process's loss terms of each."""
     made = trainer(config)
-    return made, [dict(made.step(batches)) for batches in step_batches(config, steps)]
+    return made, [step(made, batches) for batches in step_batches(config, steps)]
+
+
+def step(made: TokenizerTrainer, batches: list[ImageBatch]) -> dict[str, float]:
+    """One step as a run makes it, and this process's loss terms."""
+    fit_codebook(made, run_images(made.config.data, made.config.seed).train)
+    return dict(made.step(batches))
 
 
 def tensors(state: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:

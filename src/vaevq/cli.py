@@ -83,7 +83,7 @@ def train(
     if not result.is_main:
         return
     report = report_run(result.run_dir, result.tokenizer, result.images.held_out, config.eval)
-    say_evaluation(result.evaluation.rows(), result.evaluation.notes)
+    say_evaluation([*result.evaluation.rows(), *result.evaluation.continuous_rows()], result.evaluation.notes)
     say(f"\nreached       {headline(result.evaluation.figures)} on {result.evaluation.images} held-out images")
     say(f"report        {report}")
     say(f"tokenizer     {folder / 'model'}")
@@ -149,7 +149,7 @@ def evaluate(
     if as_json:
         say(text)
         return
-    say_evaluation(result.rows(), result.notes)
+    say_evaluation([*result.rows(), *result.continuous_rows()], result.notes)
     say_rows("protocol", list(result.protocol.items()))
 
 

@@ -61,6 +61,10 @@ def _rcs_moves_nothing(of: Options) -> bool:
     return bool(standing and of["model.quantizer.rcs_weight"]) and not of["model.quantizer.rcs_encoder_share"]
 
 
+def _has_features_of_a_file(of: Options) -> bool:
+    return str(of["model.quantizer.features"]).endswith(".safetensors")
+
+
 def _joins_too_late(of: Options) -> bool:
     last_step = last_step_from(of["train.images"], of["train.batch_size"])
     return bool(of["loss.adversarial_weight"]) and of["loss.adversarial_start"] > last_step
@@ -133,6 +137,16 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         _quantizer("moments_decay"),
         lambda of: not of["model.quantizer.wasserstein_weight"],
         "has no effect at model.quantizer.wasserstein_weight 0",
+    ),
+    NoEffect(
+        _quantizer("feature_weights"),
+        lambda of: of["model.quantizer.features"] == "warm_up" or _has_features_of_a_file(of),
+        "has no effect unless model.quantizer.features is a network",
+    ),
+    NoEffect(
+        _quantizer("vectors_per_codeword"),
+        _has_features_of_a_file,
+        "has no effect where model.quantizer.features is a file: all of its vectors are taken",
     ),
     NoEffect(
         _quantizer("temperature"),

@@ -55,7 +55,7 @@ AVERAGED: dict[str, dict[str, Any]] = {
     },
     **{
         kind: {"model": {"quantizer": {"kind": kind}}, "loss": {"continuous_path": 0}, "train": SHORT}
-        for kind in ("wasserstein", "gaussian", "fsq", "lfq", "bsq")
+        for kind in ("wasserstein", "gaussian", "fsq", "lfq", "bsq", "vqgan_lc")
     },
     "residual": {"model": {"quantizer": {"kind": "residual", **QUICK}}, "loss": {"continuous_path": 0}, "train": SHORT},
     "residual, one codebook, in two micro-batches": {

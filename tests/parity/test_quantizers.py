@@ -24,6 +24,7 @@ from vaevq.quantization import (
     VariationalLatentQuantizer,
     VectorQuantizer,
     VQBridge,
+    VqganLc,
     WassersteinQuantizer,
 )
 from vaevq.quantization import SimVQ as OurSimVQ
@@ -92,6 +93,11 @@ def test_projected_codebook_equals_simvq_with_the_same_weights() -> None:
     assert torch.allclose(result.latent, latent, atol=1e-6)
 
 
+def fitted(quantizer: Quantizer) -> Quantizer:
+    quantizer.fit(randn(40, 4, name="vectors"), seed=0)
+    return quantizer
+
+
 torch.manual_seed(0)  # where codewords start
 QUANTIZERS: dict[str, Quantizer] = {
     "vaevq": VariationalLatentQuantizer(4, 16),
@@ -114,6 +120,7 @@ QUANTIZERS: dict[str, Quantizer] = {
     "residual shared": ResidualQuantizer(4, 16, codes_per_position=3, shared_codebook=True),
     "residual descended": ResidualQuantizer(4, 16, codebook="embedding"),
     "movq": MultichannelQuantizer(4, 16, codes_per_position=2),
+    "vqgan_lc": fitted(VqganLc(4, 16)),
 }
 
 
@@ -162,7 +169,8 @@ def test_a_term_of_weight_0_is_not_computed(kind: str) -> None:
     for name in QUANTIZERS[kind].term_weights:
         if (name == "codebook" and kind in ("vq_ema", "residual")) or name == "dcr":  # no such option; off already
             continue
-        assert name not in layer(4, 16, **{f"{name}_weight": 0.0}).train()(posterior(kind)).terms
+        made = layer(4, 16, **{f"{name}_weight": 0.0}).train()
+        assert name not in (made if made.is_fitted else fitted(made))(posterior(kind)).terms
 
 
 def vlq_gradients(**options: object) -> dict[str, torch.Tensor | None]:

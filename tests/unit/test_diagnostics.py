@@ -86,12 +86,13 @@ def test_neither_batches_nor_a_second_time_make_a_difference(photos: Path) -> No
     [
         *(("vq", "commitment"), ("vq_ema", "commitment"), ("simvq", "commitment"), ("ibq", "index")),
         *(("softvq", "entropy"), ("wasserstein", "wasserstein"), ("vqbridge", "codebook")),
-        *(("fsq", "pixel, quantized"), ("lfq", "entropy"), ("bsq", "commitment")),
+        *(("fsq", "pixel, quantized"), ("lfq", "entropy"), ("bsq", "commitment"), ("vqgan_lc", "codebook")),
         *(("residual", "commitment"), ("movq", "codebook")),
     ],
 )
 def test_point_quantizers_give_what_they_have(photos: Path, kind: str, term: str) -> None:
-    config = small_run(photos, model={"quantizer": {"kind": kind}}, loss={"continuous_path": 0})
+    quantizer = {"kind": kind} | ({"quantize_from": 0} if kind == "vqgan_lc" else {})
+    config = small_run(photos, model={"quantizer": quantizer}, loss={"continuous_path": 0})
     tokenizer = trained(config, 1)[0].average.module
     assert isinstance(tokenizer, Tokenizer)
     images = run_images(config.data, config.seed)

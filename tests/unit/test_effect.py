@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from runs import largest_difference, small_recipe, small_tree, trained, vaevq
 from vaevq.config import (
@@ -28,10 +29,12 @@ from vaevq.data.index import find_images
 from vaevq.effect import NO_EFFECT, NoEffect
 from vaevq.errors import UserError
 from vaevq.metrics.evaluation import evaluate
+from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer
 
 Q = "model.quantizer"
 HELD_OUT = "held_out.png"
+VECTORS = "vectors.safetensors"
 NO_IMAGE_TERM = ["loss.pixel_weight=0", "loss.perceptual_weight=0"]
 RCS_STANDS = [f"{Q}.rcs_encoder_share=0"]
 LATE = ["loss.adversarial_weight=0.5", "train.images=20", "train.batch_size=4"]
@@ -59,6 +62,11 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
     f"{Q}.kl_tolerance": ([f"{Q}.kind=gaussian", f"{Q}.kl_weight=0"], [f"{Q}.kind=gaussian"]),
     f"{Q}.entropy_temperature": ([f"{Q}.kind=ibq", f"{Q}.entropy_weight=0"], [f"{Q}.kind=softvq"]),
     f"{Q}.moments_decay": ([f"{Q}.kind=wasserstein", f"{Q}.wasserstein_weight=0"], [f"{Q}.kind=wasserstein"]),
+    f"{Q}.feature_weights": ([f"{Q}.kind=vqgan_lc"], [f"{Q}.kind=vqgan_lc", f"{Q}.features=alexnet"]),
+    f"{Q}.vectors_per_codeword": (
+        [f"{Q}.kind=vqgan_lc", f"{Q}.features={VECTORS}", f"{Q}.feature_dim=6"],
+        [f"{Q}.kind=vqgan_lc", f"{Q}.quantize_from=0"],
+    ),
     f"{Q}.temperature": ([f"{Q}.kind=softvq", *NO_IMAGE_TERM], [f"{Q}.kind=softvq"]),
     "loss.quantized_path": ([*NO_IMAGE_TERM, f"{Q}.codebook=embedding"], [f"{Q}.codebook=embedding"]),
     "loss.pixel": (["loss.pixel_weight=0"], []),
@@ -96,6 +104,8 @@ OTHER: dict[str, list[str]] = {
     f"{Q}.kl_factor": ["1.5"],
     f"{Q}.entropy_temperature": ["0.5"],
     f"{Q}.moments_decay": ["0.1"],
+    f"{Q}.feature_weights": ["alex.ckpt"],
+    f"{Q}.vectors_per_codeword": ["2"],
     f"{Q}.temperature": ["0.5"],
     f"{Q}.gradient": ["reparameterized"],
     f"{Q}.codebook_gradient": ["true"],
@@ -189,7 +199,7 @@ def outcome(photos: Path, overrides: Sequence[str]) -> dict[str, torch.Tensor]:
 # This one turns off what is idle then, `rcs_weight`; the networks of the others would have to be fetched.
 TURNS_OFF = f"{Q}.rcs_encoder_share"
 OTHER_NETWORKS = ("model.autoencoder.upsampling", f"{Q}.shared_codebook")
-FETCHED = ("eval.", "loss.perceptual_")
+FETCHED = ("eval.", "loss.perceptual_", f"{Q}.feature_weights")
 
 
 @pytest.mark.parametrize(("entry", "option"), CASES)
@@ -198,6 +208,7 @@ def test_what_the_table_says_does_nothing_does_nothing_and_elsewhere_does_someth
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(photos / "cat-0.png", HELD_OUT)
+    save_file({"vectors": torch.randn(40, 6, generator=generator("vectors"))}, VECTORS)
     idle, working = sides(entry)
     if entry.options != (TURNS_OFF,):
         one, another = outcome(photos, idle), outcome(photos, [*idle, *other(option)])
@@ -316,6 +327,8 @@ def test_another_quantizer_takes_the_codebook_of_the_recipe_and_no_more(name: st
     if kind in ("fsq", "lfq", "bsq"):  # where one of the two follows from the other
         shape = {"code_dim": 10, "codebook_size": 1024}
     mine = load_run_config(name, [f"{Q}.kind={kind}", *(f"{Q}.{option}={value}" for option, value in shape.items())])
+    if kind == "vqgan_lc":
+        shape["quantize_from"] = round(0.3 * theirs.train.images)
     assert mine.model.quantizer == QUANTIZERS[kind](**shape)  # type: ignore[arg-type]
     assert mine.loss == theirs.loss.model_copy(update={"continuous_path": 0.0})
     assert (mine.model.autoencoder, mine.data, mine.train) == (theirs.model.autoencoder, theirs.data, theirs.train)

@@ -26,6 +26,7 @@ from vaevq.config import (
     TokenizerConfig,
     VariationalConfig,
     VQBridgeConfig,
+    VqganLcConfig,
     WassersteinConfig,
 )
 from vaevq.errors import UserError
@@ -51,11 +52,12 @@ QUANTIZERS = [
     ResidualConfig(code_dim=4, codebook_size=32, codes_per_position=2, shared_codebook=True),
     ResidualConfig(code_dim=4, codebook_size=32, codes_per_position=1, codebook="embedding"),
     MoVQConfig(code_dim=4, codebook_size=32, codes_per_position=2),
+    VqganLcConfig(code_dim=4, codebook_size=32),
 ]
 NAMES = [
     *("vaevq", "vaevq with moments", "vq", "vq_ema", "simvq", "ibq", "softvq", "wasserstein", "vqbridge", "gaussian"),
     *("fsq", "lfq", "bsq"),
-    *("residual", "residual shared", "residual of one code", "movq"),
+    *("residual", "residual shared", "residual of one code", "movq", "vqgan_lc"),
 ]
 SEVERAL = QUANTIZERS[NAMES.index("residual")]
 

@@ -75,6 +75,7 @@ class Cell:
         configuration: every option that the figures depend on.
         failure: why there are no figures, in one line; empty where there are.
         figures, protocol: of the held-out images, as `vaevq eval` gives them.
+        continuous: figures of the soft latent, where `eval.soft` asked for them.
         histogram: how often each codeword occurs, in falling order (see `MOST_COUNTS`).
         curves: rows of metrics.jsonl: all of the held-out images, and a few of training.
         environment: versions, device, commit.
@@ -96,10 +97,11 @@ class Cell:
     environment: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    continuous: Mapping[str, float] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Writes the cell, a line a field, figures with six significant digits."""
-        rounded = {"figures", "curves", "diagnostics", "seconds"}
+        rounded = {"figures", "continuous", "curves", "diagnostics", "seconds"}
         tree = {name: _rounded(value) if name in rounded else value for name, value in asdict(self).items()}
         lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in tree.items()]
         make_folder(path.parent)

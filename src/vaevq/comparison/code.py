@@ -14,6 +14,9 @@ from vaevq.quantization.build import LAYERS
 # A step, the images of both sides, and what is measured. The loop between them decides when, not what.
 _ROOTS = ("training.tokenizer_step", "data.held_out", "metrics.evaluation")
 
+# What a kind has besides: where its codebook comes from.
+_OF_KIND = {"vqgan_lc": ("training.codebook_fit",)}
+
 # What changes no number: options (a cell is compared with them by value), messages, files, and where it runs.
 _LEFT_OUT = (
     *("config", "errors", "files", "distributed", "quantization.build", "quantization.baselines", "training.engine"),
@@ -33,7 +36,7 @@ def code_digest(kind: str, package: Path | None = None) -> str:
     folder = package or Path(vaevq.__file__).parent
     quantizer = LAYERS[kind].__module__
     found: dict[str, ast.Module] = {}
-    waiting = [quantizer.removeprefix("vaevq."), *_ROOTS]
+    waiting = [quantizer.removeprefix("vaevq."), *_ROOTS, *_OF_KIND.get(kind, ())]
     while waiting:
         name = waiting.pop()
         path = _file(folder, name)

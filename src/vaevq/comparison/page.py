@@ -14,6 +14,7 @@ from vaevq.comparison.text import (
     QUERIES,
     best_marked,
     codebook_words,
+    continuous_rows,
     difference_header,
     difference_rows,
     group_title,
@@ -78,15 +79,11 @@ def _table(comparison: Comparison) -> str:
     for group in comparison.groups:
         if len(comparison.groups) > 1:
             parts.append(f"<h3>{escape(group_title(group))}</h3>")
-        rows = [
-            (
-                entry.name,
-                _rank(place, group, entry),
-                seeds(entry),
-                *(best_marked(group, entry, name, "★ {}") for name in names),
-            )
-            for place, entry in enumerate(group.entries, start=1)
-        ]
+        rows = []
+        for place, entry in enumerate(group.entries, start=1):
+            marked = (best_marked(group, entry, name, "★ {}") for name in names)
+            rows.append((entry.name, _rank(place, group, entry), seeds(entry), *marked))
+            rows += [(name, "–", *rest) for name, *rest in continuous_rows(entry, names)]
         parts.append(table(rows, ("", "rank", "seeds", *map(heading, names)), numbers=range(1, len(names) + 3)))
     return "\n".join(parts)
 

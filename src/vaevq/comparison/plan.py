@@ -26,8 +26,8 @@ from vaevq.errors import UserError, nearest_name
 Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 _EQUAL = ("data.", "eval.", "train.images", "train.batch_size")
-# How an image is read, not which or how it is prepared.
-_FREE = {"data.workers", "data.cache_mib", "data.max_unreadable_share", "eval.batch_size"}
+# How an image is read, not which or how it is prepared; and figures that stand apart.
+_FREE = {"data.workers", "data.cache_mib", "data.max_unreadable_share", "eval.batch_size", "eval.soft"}
 
 
 class PlanFile(Section):

@@ -102,6 +102,7 @@ def _finished(task: Task, folder: Path) -> Cell:
         data=task.data,
         configuration=configuration(task.config),
         figures=evaluation.figures,
+        continuous=evaluation.continuous,
         protocol=evaluation.protocol,
         histogram=falling(evaluation.histogram),
         curves=thinned(run.metrics),

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ class Entry:
         missing: seeds that have not been run.
         estimates: of each figure over the seeds.
         differences: of each figure to the reference, where it is in the same group and another row.
+        continuous: of each figure of the soft latent, which is ranked nowhere: it has no tokens, so no rate.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Entry:
     missing: tuple[int, ...]
     estimates: Mapping[str, Estimate]
     differences: Mapping[str, Difference]
+    continuous: Mapping[str, Estimate]
 
     def values(self, name: str) -> dict[int, float]:
         """A figure by seed."""
@@ -199,6 +201,7 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
                 missing=tuple(seed for seed in row.configs if seed not in made),
                 estimates={name: estimate(list(_values(finished, name).values())) for name in names},
                 differences={name: difference for name, difference in paired.items() if difference is not None},
+                continuous=_estimates_of_continuous(finished.values()),
             )
         )
     groups = [_group(rate, [entry for entry in entries if entry.bits_per_pixel == rate]) for rate in {*rates.values()}]
@@ -258,6 +261,11 @@ def _values(cells: Mapping[int, Cell], name: str) -> dict[int, float]:
     return {seed: found[name] for seed, found in figures.items() if name in found}
 
 
+def _estimates_of_continuous(cells: Collection[Cell]) -> dict[str, Estimate]:
+    names = dict.fromkeys(name for cell in cells for name in cell.continuous)
+    return {name: estimate([cell.continuous[name] for cell in cells if name in cell.continuous]) for name in names}
+
+
 def _entry_json(entry: Entry) -> dict[str, Any]:
     return {
         "row": entry.name,
@@ -271,6 +279,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
             name: {**asdict(found), "by_seed": {str(seed): value for seed, value in entry.values(name).items()}}
             for name, found in entry.estimates.items()
         },
+        "continuous": {name: asdict(found) for name, found in entry.continuous.items()},
         "diagnostics": diagnostics.means(entry.cells.values()),
         "difference_to_reference": {
             name: {**asdict(difference.estimate), "seeds": list(difference.seeds), "verdict": difference.verdict}

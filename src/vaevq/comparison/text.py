@@ -113,11 +113,19 @@ def table_header(comparison: Comparison) -> list[str]:
 
 def table_rows(comparison: Comparison, group: Group, best: str = "{}") -> list[list[str]]:
     """A group's rows as text; the best value of a figure is put into `best`."""
-    names = [*quality_figures(comparison), *codebook_figures(comparison)]
-    return [
-        [entry.name, seeds(entry), *(best_marked(group, entry, name, best) for name in names)]
-        for entry in group.entries
-    ]
+    names, rows = [*quality_figures(comparison), *codebook_figures(comparison)], []
+    for entry in group.entries:
+        rows.append([entry.name, seeds(entry), *(best_marked(group, entry, name, best) for name in names)])
+        rows += continuous_rows(entry, names)
+    return rows
+
+
+def continuous_rows(entry: Entry, names: Sequence[str]) -> list[list[str]]:
+    """A row of the figures of the soft latent where there are any, and it is the best of nothing; else none."""
+    if not entry.continuous:
+        return []
+    values = (with_interval(name, entry.continuous.get(name)) for name in names)
+    return [[f"{entry.name} (continuous)", seeds(entry), *values]]
 
 
 def seeds(entry: Entry) -> str:

@@ -9,6 +9,7 @@ Every weight and every choice that the paper and the authors' released code make
 from vaevq.config.layers import laid, without_effect
 from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import (
+    FEATURE_DIMS,
     QUANTIZE_FROM,
     QUANTIZERS,
     AnyQuantizerConfig,
@@ -28,6 +29,7 @@ from vaevq.config.quantizers import (
     SoftVQConfig,
     VariationalConfig,
     VQBridgeConfig,
+    VqganLcConfig,
     WassersteinConfig,
 )
 from vaevq.config.reading import (
@@ -39,11 +41,13 @@ from vaevq.config.reading import (
     recipe_tree,
     validate,
 )
-from vaevq.config.run import DataConfig, EvalConfig, LossConfig, RunConfig, TrainConfig
+from vaevq.config.run import NO_SOFT_LATENT, DataConfig, EvalConfig, LossConfig, RunConfig, TrainConfig
 from vaevq.config.section import Reduction, Section, leaves, merged
 from vaevq.config.variants import VARIANTS, spelled_out
 
 __all__ = [
+    "FEATURE_DIMS",
+    "NO_SOFT_LATENT",
     "QUANTIZERS",
     "QUANTIZE_FROM",
     "VARIANTS",
@@ -74,6 +78,7 @@ __all__ = [
     "TrainConfig",
     "VQBridgeConfig",
     "VariationalConfig",
+    "VqganLcConfig",
     "WassersteinConfig",
     "laid",
     "leaves",

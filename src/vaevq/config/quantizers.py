@@ -1,15 +1,17 @@
 """The options of each quantizer, one class a kind."""
 
 import math
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from vaevq.config.levels import MAX_RATIO, chosen_levels, nearest_size, spread
 from vaevq.config.section import Reduction, Section
+from vaevq.errors import nearest_name
 
 QUANTIZE_FROM = 0.3
-"""The share of a run in which VAEVQ trains its continuous path alone, unless `quantize_from` says otherwise."""
+"""The share of a run in which VAEVQ trains its continuous path alone, and VQGAN-LC its warm-up, unless `quantize_from`
+says otherwise."""
 
 LARGEST_BITS = 20
 """Messages propose no codebook of more bits than this."""
@@ -22,6 +24,7 @@ PointGradient = Literal["straight_through", "rotation"]
 class LatentShape(Section):
     """What every quantizer has."""
 
+    has_soft_latent: ClassVar[bool] = False  # a latent of its own beside the tokens, which `eval.soft` measures
     code_dim: int = Field(default=8, ge=1)
     codebook_size: int = Field(default=4096, ge=2)
 
@@ -82,6 +85,11 @@ class VariationalConfig(CodebookShape):
     def codebook_follows(self) -> bool:
         """Whether anything brings the codebook to the latents while the decoder gets z_c."""
         return self.codebook == "averaged" or self.rcs_weight > 0
+
+    @property
+    def continuous_share(self) -> float:
+        """The share of a run that goes by before `quantize_from`, where this is left out."""
+        return QUANTIZE_FROM if self.codebook_follows else 0.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -156,6 +164,7 @@ class IbqConfig(CodebookShape):
 class SoftVQConfig(CodebookShape):
     """SoftVQ: training decodes the softmax-weighted mean of the codewords, inference the nearest codeword."""
 
+    has_soft_latent: ClassVar[bool] = True
     kind: Literal["softvq"] = "softvq"
     initial_logvar: None = None
     temperature: float = Field(default=0.07, gt=0)  # τ, divides the cosines; towards 0 it is the nearest codeword
@@ -310,6 +319,56 @@ class MoVQConfig(SeveralCodes):
         return self
 
 
+FEATURE_DIMS = {"alexnet": 256, "vgg16": 512, "efficientnet_lite0": 1280}
+"""D of the patch features of each frozen network."""
+
+
+class VqganLcConfig(CodebookShape):
+    """VQGAN-LC: frozen cluster centres of features of the training images, through a trained linear layer."""
+
+    kind: Literal["vqgan_lc"] = "vqgan_lc"
+    initial_logvar: None = None
+    # What is clustered: patches of a frozen network (alexnet, vgg16, efficientnet_lite0), the one tensor N×D of a
+    # .safetensors file (of N = K vectors each is a codeword), or warm_up: the tokenizer's own latents.
+    features: str = "warm_up"
+    feature_dim: int | None = Field(default=None, ge=1)  # D of a file; otherwise it is known
+    feature_weights: str | None = None  # of the network, a path; None: fetched once into the cache
+    # Images seen in training before latents are clustered and quantized; until then the decoder gets them as they are.
+    # None: in a run `QUANTIZE_FROM` of train.images with features: warm_up, else 0.
+    quantize_from: int | None = Field(default=None, ge=0)
+    vectors_per_codeword: int = Field(default=32, ge=1)  # how many vectors are gathered, over K; a file's are all taken
+    clustering_steps: int = Field(default=20, ge=1)  # of k-means, at most
+    codebook_weight: float = Field(default=0.33, ge=0)  # ‖sg(z) − e‖², which moves the layer
+    commitment_weight: float = Field(default=1.0, ge=0)  # ‖z − sg(e)‖²
+
+    @property
+    def continuous_share(self) -> float:
+        """The share of a run that goes by before `quantize_from`, where this is left out."""
+        return QUANTIZE_FROM if self.features == "warm_up" else 0.0
+
+    @property
+    def vector_dim(self) -> int:
+        """D of what is clustered."""
+        return self.feature_dim or FEATURE_DIMS.get(self.features, self.code_dim)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = [*FEATURE_DIMS, "warm_up"]
+        is_file = self.features.endswith(".safetensors")
+        if not is_file and self.features not in known:
+            hint = nearest_name(self.features, known)
+            raise ValueError(
+                f"features '{self.features}'{hint}: give one of {', '.join(known)}, or a file that ends in .safetensors"
+            )
+        if is_file and self.feature_dim is None:
+            raise ValueError("feature_dim is needed beside a file of features: the second dimension of its tensor")
+        if not is_file and self.feature_dim is not None:
+            raise ValueError(f"feature_dim goes with a file of features: that of {self.features} is known")
+        if self.quantize_from and self.features != "warm_up":
+            raise ValueError(f"quantize_from goes with features: warm_up; {self.features} is there from the start")
+        return self
+
+
 AnyQuantizerConfig = (
     VariationalConfig
     | PlainConfig
@@ -325,6 +384,7 @@ AnyQuantizerConfig = (
     | BsqConfig
     | ResidualConfig
     | MoVQConfig
+    | VqganLcConfig
 )
 QuantizerConfig = Annotated[AnyQuantizerConfig, Field(discriminator="kind")]
 QUANTIZERS: dict[str, type[AnyQuantizerConfig]] = {

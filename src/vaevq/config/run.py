@@ -6,10 +6,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vaevq.config.model import TokenizerConfig
-from vaevq.config.quantizers import QUANTIZE_FROM, VariationalConfig
+from vaevq.config.quantizers import QUANTIZE_FROM, VariationalConfig, VqganLcConfig
 from vaevq.config.section import Reduction, Section, merged
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
 from vaevq.effect import last_step_from
+
+NO_SOFT_LATENT = "{} decodes its codewords alone; softvq has a mean of them to measure, which needs no tokens"
+"""What is said of a kind of quantizer where `eval.soft` asks for what it has not."""
 
 
 class LossConfig(Section):
@@ -112,6 +115,7 @@ class EvalConfig(Section):
     feature_weights: str | None = None  # a path; None: fetched once into the cache (inception has no such source)
     lpips_weights: str | None = None
     kid_block: int = Field(default=250, ge=2)  # images a block of the block-wise unbiased estimate
+    soft: bool = False  # SoftVQ's mean of codewords is decoded as well; its figures are called continuous
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -147,9 +151,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _resolve_quantize_from(self) -> Self:
         quantizer = self.model.quantizer
-        if isinstance(quantizer, VariationalConfig) and quantizer.quantize_from is None:
-            share = QUANTIZE_FROM if quantizer.codebook_follows else 0.0
-            images = min(round(share * self.train.images), last_step_from(self.train.images, self.train.batch_size))
+        if isinstance(quantizer, VariationalConfig | VqganLcConfig) and quantizer.quantize_from is None:
+            share, last = quantizer.continuous_share, last_step_from(self.train.images, self.train.batch_size)
+            images = min(round(share * self.train.images), last)
             resolved = quantizer.model_copy(update={"quantize_from": images})
             # A frozen section is filled in only here, before anybody has it.
             self.__dict__["model"] = self.model.model_copy(update={"quantizer": resolved})
@@ -164,6 +168,8 @@ class RunConfig(Section):
             raise ValueError(
                 "loss.continuous_path must be 0: this quantizer has no continuous path; leave it out, or set it to 0"
             )
+        if self.eval.soft and not self.model.quantizer.has_soft_latent:
+            raise ValueError(f"eval.soft: {NO_SOFT_LATENT.format(self.model.quantizer.kind)}")
         quantize_from = getattr(self.model.quantizer, "quantize_from", 0)
         if quantize_from > last_step_from(self.train.images, self.train.batch_size):
             raise ValueError(

@@ -2,16 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vaevq import distributed
-from vaevq.config import EvalConfig
+from vaevq.config import NO_SOFT_LATENT, EvalConfig
 from vaevq.data.images import from_uint8, to_uint8
 from vaevq.data.index import ImageIndex
-from vaevq.data.loader import evaluation_batches
+from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.errors import UserError
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.image import PSNR_CAP, psnr, ssim
@@ -73,13 +74,19 @@ def evaluate(
     """
     device = torch.device(device)
     tokenizer.to(device)
+    if config.soft and not tokenizer.config.quantizer.has_soft_latent:
+        raise UserError(f"eval.soft: {NO_SOFT_LATENT.format(tokenizer.config.quantizer.kind)}")
     dtype = next((p.dtype for p in tokenizer.parameters()), torch.float32)
     channels = tokenizer.config.autoencoder.image_channels
     lpips, network = load_lpips(config, device), load_feature_network(config, device)
     chosen = _chosen(index, config)
     ordered = _in_random_order(chosen) if "kid" in config.metrics else chosen
-    distances = _set_distances(network, config, len(ordered), reference, channels, device) if network else None
-    tally = _Tally(tokenizer.quantizer, config, lpips, distances, len(ordered), device)
+
+    def new_tally() -> _Tally:
+        distances = _set_distances(network, config, len(ordered), reference, channels, device) if network else None
+        return _Tally(tokenizer.quantizer, config, lpips, distances, len(ordered), device)
+
+    tally, continuous = new_tally(), new_tally() if config.soft else None
 
     rank, world_size = distributed.rank(), distributed.world_size()
     done, total = 0, sum(i // config.kid_block % world_size == rank for i in range(len(ordered)))
@@ -87,20 +94,20 @@ def evaluate(
         for batch in evaluation_batches(ordered, config, channels, rank=rank, world_size=world_size):
             images = batch.images.to(device)
             output: TokenizerOutput = tokenizer(images.to(dtype))
-            if not bool(output.reconstruction.isfinite().all()):
-                raise UserError(f"{batch.names[0]}: the reconstruction is not finite: this model has diverged")
-            tally.update(batch.positions, images, output)
+            tally.update(batch, images, output)
+            if continuous is not None:
+                continuous.update(batch, images, _softly(tokenizer, output))
             done += len(images)
             if progress is not None:
                 progress(done, total)
-        tally.all_reduce()
-        set_figures = distances.figures() if distances is not None else {}
+        figures = tally.figures()
+        soft_figures = continuous.figures() if continuous is not None else {}
 
     statistics = tally.histogram.statistics()
     unreadable = sorted(ordered[i].name for i in tally.missing())
     measured = len(ordered) - len(unreadable)
     return Evaluation(
-        figures={**tally.scores.figures(), **set_figures, **_codebook_figures(statistics, tally.pixels)},
+        figures={**figures, **_codebook_figures(statistics, tally.pixels)},
         protocol={
             **data_protocol(split_name, chosen.digest, measured, len(unreadable), config),
             **codebook_protocol(statistics, tokenizer.quantizer.codes_per_position, tokenizer.digest),
@@ -110,7 +117,8 @@ def evaluate(
         },
         histogram=tally.histogram.counts.tolist(),
         images=measured,
-        notes=[*tally.notes(unreadable), *(distances.notes() if distances is not None else [])],
+        notes=tally.notes(unreadable),
+        continuous=soft_figures,
         best=[_named(image, ordered) for image in tally.scores.best()],
         worst=[_named(image, ordered) for image in tally.scores.worst()],
         unreadable=unreadable[:NAMED_UNREADABLE],
@@ -139,8 +147,11 @@ class _Tally:
         self._pixels = torch.zeros((), dtype=torch.int64, device=device)
         self._capped = torch.zeros((), dtype=torch.int64, device=device)
 
-    def update(self, positions: Tensor, images: Tensor, output: TokenizerOutput) -> None:
-        """Takes in images B×C×H×W in [-1, 1], of which `output` was made, at `positions` (int64 B)."""
+    def update(self, batch: ImageBatch, images: Tensor, output: TokenizerOutput) -> None:
+        """Takes in a batch's images, B×C×H×W in [-1, 1] on the device, of which `output` was made."""
+        if not bool(output.reconstruction.isfinite().all()):
+            raise UserError(f"{batch.names[0]}: the reconstruction is not finite: this model has diverged")
+        positions = batch.positions
         originals, reconstructions = to_uint8(images), to_uint8(output.reconstruction)
         self.histogram.update(output.quantized.tokens)
         values = self._values(originals, reconstructions)
@@ -153,14 +164,15 @@ class _Tally:
         self._seen[positions.to(self._seen.device)] += 1
         self._pixels += len(images) * images.shape[-2] * images.shape[-1]
 
-    def all_reduce(self) -> None:
-        """Merges all processes; afterwards each holds the whole."""
+    def figures(self) -> dict[str, float]:
+        """Merges all processes, after which each holds the whole; the figures of images and of sets of them."""
         self.histogram.all_reduce()
         self.scores.all_reduce()
         self._seen = distributed.all_reduce_sum(self._seen)
         self._pixels = distributed.all_reduce_sum(self._pixels)
         self._capped = distributed.all_reduce_sum(self._capped)
         assert int(self._seen.max()) <= 1, "no image is measured twice"
+        return {**self.scores.figures(), **(self._distances.figures() if self._distances is not None else {})}
 
     @property
     def pixels(self) -> int:
@@ -186,7 +198,7 @@ class _Tally:
             notes.append(f"{int(self._capped)} images are equal but for rounding; they count as {PSNR_CAP:.2f} dB")
         if unreadable:
             notes.append(f"{len(unreadable)} of {len(self._seen)} images could not be read, '{unreadable[0]}' first")
-        return notes
+        return notes + (self._distances.notes() if self._distances is not None else [])
 
     def _values(self, originals: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
         """Figures of each image, B."""
@@ -198,6 +210,14 @@ class _Tally:
         if self._lpips is not None:
             values[self._lpips_name] = self._lpips(from_uint8(originals), from_uint8(reconstructions))
         return values
+
+
+def _softly(tokenizer: Tokenizer, output: TokenizerOutput) -> TokenizerOutput:
+    """The same with the soft latent decoded."""
+    latent = tokenizer.quantizer.soft_latent(output.posterior)
+    assert latent is not None, "the configuration says that there is one"
+    size = (output.reconstruction.shape[-2], output.reconstruction.shape[-1])
+    return replace(output, reconstruction=tokenizer.decode_latent(latent, size))
 
 
 def _set_distances(

@@ -10,6 +10,7 @@ from vaevq.errors import UserError
 from vaevq.nn.backbones import BackboneName
 from vaevq.nn.features import FeatureNetwork, feature_network
 from vaevq.nn.lpips import Lpips
+from vaevq.nn.patches import PatchFeatures, PatchNetworkName
 
 STANDARD_INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
 
@@ -31,7 +32,7 @@ def lpips_network(name: BackboneName, weights: str | None) -> Lpips:
     Raises:
         UserError: the weights are absent or damaged, or cannot be fetched.
     """
-    return Lpips(name, Path(weights) if weights else fetch("lpips-weights") / f"{name}.ckpt")
+    return Lpips(name, Path(weights) if weights else _published(name))
 
 
 def load_feature_network(config: EvalConfig, device: torch.device) -> FeatureNetwork | None:
@@ -48,12 +49,21 @@ def load_feature_network(config: EvalConfig, device: torch.device) -> FeatureNet
 def _feature_weights(config: EvalConfig) -> Path:
     if config.feature_weights:
         return Path(config.feature_weights)
-    match config.feature_network:
-        case "efficientnet_lite0":
-            return fetch("efficientnet-lite0") / "efficientnet-lite0-57934424.pth"
-        case "vgg16":
-            return fetch("lpips-weights") / "vgg16.ckpt"
-        case "inception":
-            raise UserError(
-                f"eval.feature_network: inception needs eval.feature_weights, the path of {STANDARD_INCEPTION}"
-            )
+    if config.feature_network == "inception":
+        raise UserError(f"eval.feature_network: inception needs eval.feature_weights, the path of {STANDARD_INCEPTION}")
+    return _published(config.feature_network)
+
+
+def patch_network(name: PatchNetworkName, weights: str | None) -> PatchFeatures:
+    """A network of patch features with the weights of a file, or with the published ones, fetched once.
+
+    Raises:
+        UserError: the weights are absent or damaged, or cannot be fetched.
+    """
+    return PatchFeatures(name, Path(weights) if weights else _published(name))
+
+
+def _published(name: PatchNetworkName) -> Path:
+    if name == "efficientnet_lite0":
+        return fetch("efficientnet-lite0") / "efficientnet-lite0-57934424.pth"
+    return fetch("lpips-weights") / f"{name}.ckpt"

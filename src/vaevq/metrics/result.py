@@ -37,6 +37,7 @@ class Evaluation:
         best: `{"name": …, figure: value, …}` of at most eight images, the best first, by the first image figure.
         worst: the same from the other end.
         unreadable: names of at most the first twenty images that could not be read.
+        continuous: figures of the soft latent, of which there are no tokens, where `eval.soft` asked for them.
     """
 
     figures: dict[str, float]
@@ -47,6 +48,7 @@ class Evaluation:
     best: list[dict[str, Any]] = field(default_factory=list)
     worst: list[dict[str, Any]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    continuous: dict[str, float] = field(default_factory=dict)
 
     @property
     def codebooks(self) -> int:
@@ -70,11 +72,11 @@ class Evaluation:
             UserError: it is no evaluation.
         """
         kinds = {"figures": dict, "protocol": dict, "histogram": list, "images": int}
-        optional = {"notes": list, "best": list, "worst": list, "unreadable": list}
+        optional = {"notes": list, "best": list, "worst": list, "unreadable": list, "continuous": dict}
         if not isinstance(tree, Mapping):
             raise UserError(f"{source}: not the result of vaevq eval")
         for name, kind in (kinds | optional).items():
-            if not isinstance(tree.get(name, None if name in kinds else []), kind):
+            if not isinstance(tree.get(name, None if name in kinds else kind()), kind):
                 raise UserError(f"{source}: not the result of vaevq eval: '{name}' is missing or of another type")
         if not tree["histogram"] or not all(isinstance(n, int) and 0 <= n < 2**53 for n in tree["histogram"]):
             raise UserError(f"{source}: not the result of vaevq eval: 'histogram' holds no counts")
@@ -83,6 +85,11 @@ class Evaluation:
     def rows(self) -> list[FigureRow]:
         """The figures for a table, in the order in which they were measured."""
         return [_row(name, value) for name, value in self.figures.items()]
+
+    def continuous_rows(self) -> list[FigureRow]:
+        """Those of the soft latent, each named so."""
+        rows = [_row(name, value) for name, value in self.continuous.items()]
+        return [row._replace(name=f"{row.name} (continuous)") for row in rows]
 
 
 def read_evaluation(path: Path) -> Evaluation:

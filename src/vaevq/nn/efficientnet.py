@@ -78,9 +78,13 @@ class EfficientNetLite0(nn.Module):
         self.fc = nn.Linear(FEATURES, 1000)  # not computed; it is in the file, which is loaded whole
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.maps(images).mean(dim=(2, 3))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The features of each place, before the mean: B×1280×h×w."""
         x = (127.5 * images + 0.5) / 128  # (v − 127) / 128 of pixels v in 0 … 255: what it was trained on
         x = self.blocks(F.relu6(self.bn0(self.conv_stem(x))))
-        return F.relu6(self.bn1(self.conv_head(x))).mean(dim=(2, 3))
+        return F.relu6(self.bn1(self.conv_head(x)))
 
 
 def read_efficientnet_lite0(file: Path) -> EfficientNetLite0:

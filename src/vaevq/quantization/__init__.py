@@ -12,6 +12,7 @@ from vaevq.quantization.baselines.simvq import SimVQ as SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer as SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer as VectorQuantizer
 from vaevq.quantization.baselines.vqbridge import VQBridge as VQBridge
+from vaevq.quantization.baselines.vqgan_lc import VqganLc as VqganLc
 from vaevq.quantization.baselines.wasserstein import WassersteinQuantizer as WassersteinQuantizer
 from vaevq.quantization.build import build_quantizer as build_quantizer
 from vaevq.quantization.posterior import Posterior as Posterior

@@ -15,6 +15,7 @@ from vaevq.quantization.baselines.simvq import SimVQ
 from vaevq.quantization.baselines.softvq import SoftVectorQuantizer
 from vaevq.quantization.baselines.vq import VectorQuantizer
 from vaevq.quantization.baselines.vqbridge import VQBridge
+from vaevq.quantization.baselines.vqgan_lc import VqganLc
 from vaevq.quantization.baselines.wasserstein import WassersteinQuantizer
 from vaevq.quantization.quantizer import Quantizer
 from vaevq.quantization.vlq import VariationalLatentQuantizer
@@ -34,6 +35,7 @@ LAYERS: dict[str, type[Quantizer]] = {
     "bsq": BinarySphericalQuantizer,
     "residual": ResidualQuantizer,
     "movq": MultichannelQuantizer,
+    "vqgan_lc": VqganLc,
 }
 """The layer of each kind."""
 

@@ -54,6 +54,22 @@ class Quantizer(nn.Module):
     def finish_step(self) -> None:
         """To be called after each optimizer step: moves what no gradient moves. Every process calls it."""
 
+    @property
+    def is_fitted(self) -> bool:
+        """Whether its codebook is there. Nearly always; where it is not, training makes it of images (`fit`)."""
+        return True
+
+    def fit(self, vectors: Tensor, seed: int) -> None:
+        """Makes the codebook of vectors of training images, N×D; for the quantizers that are not there without."""
+        raise NotImplementedError
+
+    def soft_latent(self, posterior: Posterior) -> Tensor | None:
+        """What it would decode if there were no need of tokens, B×d×h×w in evaluation mode; None where it has no such.
+
+        `vaevq.metrics.evaluation` measures it beside the tokens' latent, by option.
+        """
+        return None
+
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w or B×h×w×q."""

@@ -15,7 +15,7 @@ from vaevq.report.training_curves import held_out_charts, loss_charts, other_cha
 _KINDS = {
     **{"vaevq": "VAEVQ", "vq": "Plain VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ", "ibq": "IBQ", "softvq": "SoftVQ"},
     **{"wasserstein": "Wasserstein-VQ", "vqbridge": "VQBridge", "gaussian": "Gaussian quantization"},
-    **{"fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ"},
+    **{"fsq": "FSQ", "lfq": "LFQ", "bsq": "BSQ", "vqgan_lc": "VQGAN-LC"},
     **{"residual": "Residual quantization", "movq": "Multichannel quantization (MoVQ)"},
 }
 _NAMES_SHOWN = 200
@@ -229,6 +229,9 @@ def figures(run: RunFolder) -> str:
             "Spread: the standard deviation over images; of a kernel distance, the standard error over blocks.", "muted"
         )
     )
+    if soft := run.evaluation.continuous_rows():
+        parts.append(paragraph("Of the soft latent, which has no tokens: continuous, not to be ranked with them."))
+        parts.append(table(soft, ("figure", "value", "what it is"), numbers=(1,), kind="stacked"))
     parts += [paragraph(note, "note") for note in run.evaluation.notes]
     parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.protocol))))
     for heading, images in (("Best", run.evaluation.best), ("Worst", run.evaluation.worst)):

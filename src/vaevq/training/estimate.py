@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vaevq.config import RunConfig, VariationalConfig
+from vaevq.config import RunConfig, VariationalConfig, VqganLcConfig
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import training_batches
 from vaevq.quantization.count import learned_count
@@ -60,10 +60,13 @@ def estimate(config: RunConfig) -> Estimate:
         images = run_images(config.data, config.seed)
         # From the start, so that the whole objective is measured.
         loss, quantizer = config.loss.model_copy(update={"adversarial_start": 0}), config.model.quantizer
-        if isinstance(quantizer, VariationalConfig):
+        if isinstance(quantizer, VariationalConfig | VqganLcConfig):
             quantizer = quantizer.model_copy(update={"quantize_from": 0})
         model = config.model.model_copy(update={"quantizer": quantizer})
         trainer = TokenizerTrainer(config.model_copy(update={"loss": loss, "model": model}), place)
+        made = trainer.tokenizer.quantizer
+        if not made.is_fitted:  # any codebook takes as long
+            made.fit(made.state_dict()["codebook.embedding"], config.seed)
         train = config.train
         batches = training_batches(
             images.train,

@@ -29,6 +29,7 @@ from vaevq.metrics.networks import load_feature_network, load_lpips, lpips_netwo
 from vaevq.tokenizer import Tokenizer
 from vaevq.training import run_diagnosis
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from vaevq.training.codebook_fit import fit_codebook, vector_source
 from vaevq.training.engine import Engine, engine
 from vaevq.training.environment import environment
 from vaevq.training.interruption import Interruption
@@ -86,6 +87,7 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
             # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
             load_lpips(config.eval, torch.device("cpu"))
             load_feature_network(config.eval, torch.device("cpu"))
+            vector_source(config.model.quantizer)
             if config.loss.perceptual_weight:
                 lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
         trainer = TokenizerTrainer(config, place)
@@ -152,6 +154,8 @@ class _Loop:
         with Interruption() as interruption:
             while self.trainer.images_seen < total:
                 before = self.trainer.images_seen
+                if made := fit_codebook(self.trainer, self.images.train):
+                    self.tracker.message(made)
                 self.terms.append(self.trainer.step(self._next_step(batches)))
                 now = self.trainer.images_seen
                 self.tracker.progress(now)
@@ -219,7 +223,7 @@ class _Loop:
         self.terms.clear()
 
     def _quick_evaluation(self) -> None:
-        options = self._few_images.model_copy(update={"metrics": ("psnr",)})
+        options = self._few_images.model_copy(update={"metrics": ("psnr",), "soft": False})
         evaluation = evaluate(self._tokenizer, self.images.held_out, options, device=self.place.device)
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})

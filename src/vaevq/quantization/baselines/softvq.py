@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from vaevq.config import SoftVQConfig
 from vaevq.quantization.baselines.assignment import as_grid, as_rows, entropy_penalty
 from vaevq.quantization.baselines.vq import PointQuantizer
-from vaevq.quantization.codebook import Codebook
+from vaevq.quantization.codebook import LATENT_TILE, Codebook
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized
 
@@ -34,10 +34,10 @@ class UnitCodebook(Codebook):
 class SoftVectorQuantizer(PointQuantizer):
     """Soft vector quantization, made a tokenizer: at inference the nearest codeword stands for their mean.
 
-    SoftVQ itself decodes the mean at inference too and has no tokens; how far that is from the codeword is a matter
-    of the temperature and of the entropies. Training holds several N×K tensors for N = B·h·w latents: at 16,384 of
-    each, 1 GiB apiece in float32. As in the authors' code the softmax passes no gradient to the codebook, which learns
-    as what is averaged.
+    SoftVQ itself decodes the mean at inference too and has no tokens (`soft_latent`, which `eval.soft` measures); how
+    far that is from the codeword is a matter of the temperature and of the entropies. Training holds several N×K
+    tensors for N = B·h·w latents: at 16,384 of each, 1 GiB apiece in float32. As in the authors' code the softmax
+    passes no gradient to the codebook, which learns as what is averaged.
 
     Args:
         code_dim: d.
@@ -67,3 +67,14 @@ class SoftVectorQuantizer(PointQuantizer):
                 terms["entropy"] = entropy_penalty(cosines, self.config.entropy_temperature)
         tokens = as_grid(cosines.detach().argmax(dim=1), posterior.mean)[:, 0]
         return Quantized(latent, tokens, terms=terms)
+
+    def soft_latent(self, posterior: Posterior) -> Tensor:
+        """The softmax-weighted mean of the codewords, B×d×h×w; works in tiles, so that no N×K tensor is held."""
+        codewords = self.codebook()
+        with torch.autocast(codewords.device.type, enabled=False):
+            units = normalize(as_rows(posterior.mean), dim=1)
+            parts = [
+                (part @ codewords.to(part).T / self.config.temperature).softmax(dim=1) @ codewords.to(part)
+                for part in torch.split(units, LATENT_TILE)
+            ]
+        return as_grid(torch.cat(parts), posterior.mean).to(codewords.dtype)
