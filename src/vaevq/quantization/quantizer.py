@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.resizing import Resizing
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class Quantizer(nn.Module):
 
     def finish_step(self) -> None:
         """To be called after each optimizer step: moves what no gradient moves. Every process calls it."""
+
+    def resize(self, resizing: Resizing) -> None:
+        """Takes another number of codewords, between two steps. Where `QuantizerConfig.resizable`, alone."""
+        raise NotImplementedError(f"{type(self).__name__} keeps the codebook that it was made with")
 
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:

@@ -109,8 +109,7 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                     "and held-out figures before that are of a decoder that has seen none"
                 )
             _Loop(config, run_dir, place, trainer, images, tracker).run()
-            tokenizer = trainer.average.module
-            assert isinstance(tokenizer, Tokenizer)
+            tokenizer = trainer.averaged
             tracker.message(f"evaluating on {len(images.held_out)} held-out images")
             evaluation = _final_evaluation(config, run_dir, place, tokenizer, images)
             if place.is_main:
@@ -154,6 +153,8 @@ class _Loop:
                 before = self.trainer.images_seen
                 self.terms.append(self.trainer.step(self._next_step(batches)))
                 now = self.trainer.images_seen
+                if self.trainer.look is not None:
+                    self.tracker.message(f"{before:,} images | {self.trainer.look}")
                 self.tracker.progress(now)
                 stop = any_process(interruption.requested, self.place.device)
                 save = _passes(before, now, train.checkpoint_every) or stop or now == total
@@ -213,6 +214,8 @@ class _Loop:
         statistics = sampled.statistics()
         values["codebook/usage_training_queries"] = statistics.usage
         values["codebook/perplexity_training_queries"] = statistics.perplexity
+        if self.trainer.adaptation is not None:
+            values["codebook/size"] = statistics.codebook_size
         values["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"]
         self.tracker.train(self.trainer.images_seen, values)
         self.trainer.reset_tokens()
@@ -241,15 +244,15 @@ class _Loop:
         with self.place.together():
             if self.place.is_main:
                 # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
-                self._tokenizer.save_pretrained(self.run_dir / "model")
+                tokenizer = self._tokenizer
+                tokenizer.save_pretrained(self.run_dir / "model")
+                tokenizer.lineage = tokenizer.lineage.after_saving(tokenizer.digest, tokenizer.quantizer.codebook_size)
                 folder, keep = self.run_dir / "checkpoints", self.config.train.keep_checkpoints
                 save_checkpoint(folder, self.trainer.images_seen, self.trainer.state_dict(), keep)
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        tokenizer = self.trainer.average.module
-        assert isinstance(tokenizer, Tokenizer)
-        return tokenizer
+        return self.trainer.averaged
 
 
 def _passes(before: int, now: int, every: int) -> bool:
