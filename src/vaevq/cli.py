@@ -207,6 +207,7 @@ def decode(
     *,
     model: Model,
     output: Output,
+    remap: bool = False,
     device: str = "auto",
     force: bool = False,
 ) -> None:
@@ -220,17 +221,25 @@ def decode(
         tokens: the token file.
         model: the model that made it: a run folder, a model folder or a hub name.
         output: the folder to write to.
+        remap: also take tokens of a model that this one was trained on from, under their present indices.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite pictures that are there.
     """
-    from vaevq.codec import decode_tokens
+    from vaevq.codec import decode_tokens, fitting
     from vaevq.data.tokens import read_token_file
     from vaevq.training.engine import choose_device
 
     file = read_token_file(tokens)
+    tokenizer = _load(model)
+    fits = fitting(tokenizer, file, remap=remap)
+    if fits is not file:
+        warn(
+            f"remapped from model {file.model_digest} (K = {file.codebook_size}) to {fits.model_digest} "
+            f"(K = {fits.codebook_size}): weights have changed since, so the pictures are approximations"
+        )
     place = choose_device(device)
     with progress("decoding", len(file.names)) as reached:
-        paths = decode_tokens(_load(model).to(place), file, output, place, force=force, progress=reached)
+        paths = decode_tokens(tokenizer.to(place), fits, output, place, force=force, progress=reached)
     say(f"{len(paths)} images: {output}")
 
 

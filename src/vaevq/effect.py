@@ -155,7 +155,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect with loss.adversarial_start past the last step of train.images",
     ),
     NoEffect(
-        ("adapt.every", "adapt.until", "adapt.min_size", "adapt.max_size"),
+        ("adapt.every", "adapt.start", "adapt.until", "adapt.min_size", "adapt.max_size"),
         lambda of: of["adapt.by"] == "none",
         "has no effect at adapt.by none",
     ),

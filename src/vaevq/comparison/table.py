@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ class Entry:
     Attributes:
         name: the row's.
         bits_per_pixel: its rate, each token written with log₂K bits.
-        codebook_size: K.
+        codebook_size: K; where training finds it, that of the mean rate over the seeds.
         downsample_factor: f.
         cells: those that have figures, by seed.
         failed: why others have none, by seed.
@@ -164,16 +164,17 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
     """
     found = {(task.row, task.seed): find_cell(folder, task, any_code=any_code) for task in tasks}
     other = [f"{t.row}, seed {t.seed}" for t in tasks if (c := found[t.row, t.seed]) is not None and c.code != t.code]
-    rates = {row.name: bits_per_pixel(row.config) for row in plan.rows}
     cells = {
         row.name: {seed: cell for seed in row.configs if (cell := found[row.name, seed]) is not None}
         for row in plan.rows
     }
+    bits = {row.name: _token_bits(row.config, cells[row.name].values()) for row in plan.rows}
+    rates = {row.name: bits[row.name] / row.config.model.autoencoder.downsample_factor**2 for row in plan.rows}
     reference = {seed: cell for seed, cell in cells[plan.reference].items() if not cell.failure}
     entries = []
     for row in plan.rows:
         same_rate = row.name != plan.reference and rates[row.name] == rates[plan.reference]
-        made, size = cells[row.name], row.config.model.quantizer.codebook_size
+        made = cells[row.name]
         finished = {seed: cell for seed, cell in made.items() if not cell.failure}
         names = list(dict.fromkeys(name for cell in finished.values() for name in _figures(cell)))
         paired = {
@@ -184,7 +185,7 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
             Entry(
                 name=row.name,
                 bits_per_pixel=rates[row.name],
-                codebook_size=size,
+                codebook_size=round(2 ** bits[row.name]),
                 downsample_factor=row.config.model.autoencoder.downsample_factor,
                 cells=finished,
                 failed={seed: cell.failure for seed, cell in made.items() if cell.failure},
@@ -197,10 +198,12 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
     return Comparison(plan, tuple(sorted(groups, key=lambda group: group.bits_per_pixel)), tuple(other))
 
 
-def bits_per_pixel(config: RunConfig) -> float:
-    """The rate: log₂K bits a token, over the f×f pixels that it stands for."""
-    f = config.model.autoencoder.downsample_factor
-    return math.log2(config.model.quantizer.codebook_size) / f**2
+def _token_bits(config: RunConfig, cells: Iterable[Cell]) -> float:
+    """log₂K: the configuration's K, or the mean over what the cells have come to, where that is another."""
+    found = [cell.protocol["codebook_size"] for cell in cells if cell.protocol]
+    if config.adapt.by == "none" or not found:
+        return math.log2(config.model.quantizer.codebook_size)
+    return statistics.fmean(map(math.log2, found))
 
 
 def write_json(comparison: Comparison, path: Path) -> None:

@@ -14,9 +14,10 @@ class AdaptConfig(Section):
     # still lowers the quantization error by the share `gain` of the latents' variance.
     by: Literal["none", "usage", "distortion"] = "none"
     perplexity_share: float = Field(default=0.8, gt=0, lt=1)  # of training's means, with codewords revived as unused
-    gain: float = Field(default=0.01, gt=0, lt=1)
-    every: int = Field(default=1_600, ge=1)  # images seen between two looks at it; the second half is measured
-    until: float = Field(default=0.7, gt=0, le=1)  # share of train.images after which the size stands
+    gain: float = Field(default=0.003, gt=0, lt=1)
+    every: int = Field(default=800, ge=1)  # images seen between two looks at it; the second half is measured
+    start: float = Field(default=0.3, ge=0, lt=1)  # share of train.images from which it is looked at
+    until: float = Field(default=0.8, gt=0, le=1)  # and after which the size stands
     min_size: int = Field(default=64, ge=2)
     max_size: int = Field(default=65_536, ge=2)
 
@@ -24,4 +25,6 @@ class AdaptConfig(Section):
     def _check(self) -> Self:
         if self.min_size > self.max_size:
             raise ValueError(f"min_size {self.min_size} is larger than max_size {self.max_size}")
+        if self.start >= self.until:
+            raise ValueError(f"start {self.start:g} must be below until {self.until:g}")
         return self

@@ -189,8 +189,8 @@ class RunConfig(Section):
                 f"model.quantizer.codebook_size {quantizer.codebook_size} is not within adapt.min_size "
                 f"{adapt.min_size} and adapt.max_size {adapt.max_size}"
             )
-        if adapt.every > adapt.until * self.train.images:
+        if 2 * adapt.every > (adapt.until - adapt.start) * self.train.images:
             raise ValueError(
-                f"adapt.every {adapt.every} is past adapt.until, {adapt.until:g} of train.images {self.train.images}: "
-                "the size would never be looked at"
+                f"adapt.every {adapt.every} does not fit twice between adapt.start {adapt.start:g} and adapt.until "
+                f"{adapt.until:g} of train.images {self.train.images}: the size would never change"
             )

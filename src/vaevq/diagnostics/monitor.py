@@ -81,7 +81,7 @@ class Monitor:
         before, self._before = self._before, now
         # An image that could be read but once is in one of the two alone.
         common = now.tokens.keys() & before.tokens.keys() if before is not None else ()
-        if before is None or not common:
+        if before is None or not common or len(before.codewords) != len(now.codewords):  # resized: indices are others
             return {}
         return {
             "changed_tokens": changed_tokens((now.tokens[image], before.tokens[image]) for image in common),

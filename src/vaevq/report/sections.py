@@ -33,7 +33,7 @@ def title(run: RunFolder) -> str:
 
 def head(run: RunFolder) -> str:
     """Title, what was trained, and the headline figures."""
-    size = run.setting("model.quantizer.codebook_size")
+    size = run.codebook_size
     factor = run.setting("model.autoencoder.patch_size", 1)
     factor *= 2 ** (len(run.setting("model.autoencoder.multipliers", [1])) - 1)
     what = (

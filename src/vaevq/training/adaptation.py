@@ -1,11 +1,12 @@
 """The search for a codebook's size while a tokenizer trains: what is measured, when, and what follows.
 
 From one look to the next the first half lets the codebook settle, the second is measured. A look waits until there are
-`TOKENS_PER_CODEWORD` tokens a codeword. The size moves by whole bits first; each turn of direction halves the step.
+`TOKENS_PER_CODEWORD` tokens a codeword. Two looks at one size decide, unless the figure is still on its way to what is
+wanted. The size moves by whole bits first; each turn of direction halves the step.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from vaevq.quantization.codebook import Codebook
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.resizing import Resizing, growth, shrinkage
 
-TOKENS_PER_CODEWORD = 8
+TOKENS_PER_CODEWORD = 4
 """With fewer measured, no size is judged."""
 
 TOLERANCE = 0.02
@@ -35,22 +36,27 @@ class Search:
     Attributes:
         bits: by how many the size moves next; 0: it is found.
         direction: of the last move: 1, −1, or 0 before the first.
+        last: the figure of the last look, where the size is still the same.
     """
 
     bits: float = 1.0
     direction: int = 0
+    last: float | None = None
 
     def after(self, measured: float, target: float) -> "Search":
-        """With a figure measured that falls with K, and the one that is wanted; the direction says where to move."""
-        if abs(measured - target) <= TOLERANCE * target:
-            return self
-        direction = 1 if measured > target else -1
+        """With a figure measured that falls with K, and the one that is wanted."""
+        apart, margin = measured - target, TOLERANCE * target
+        comes_nearer = self.last is not None and abs(self.last - target) - abs(apart) > margin
+        if self.last is None or comes_nearer or abs(apart) <= margin:
+            return replace(self, last=measured)
+        direction = 1 if apart > 0 else -1
         bits = self.bits / 2 if direction == -self.direction else self.bits
         return Search(bits if bits >= SMALLEST_STEP else 0.0, direction)
 
     def size(self, codebook_size: int, config: AdaptConfig) -> int:
-        """The size after the move."""
-        moved = round(codebook_size * 2 ** (self.direction * self.bits))
+        """The size that follows on a look."""
+        moves = self.last is None
+        moved = round(codebook_size * 2 ** (self.direction * self.bits)) if moves else codebook_size
         return min(max(moved, config.min_size), config.max_size)
 
 
@@ -86,7 +92,7 @@ class Adaptation:
         self.config, self._seed, self._images = config.adapt, config.seed, config.train.images
         self._codebook = codebook
         self.search = Search()
-        self.begin(0)
+        self.begin(round(self.config.start * self._images))
 
     def begin(self, images_seen: int) -> None:
         """Starts the next measurement: after a look, once the codebook has taken its size."""
@@ -95,7 +101,7 @@ class Adaptation:
         self._revived = torch.zeros_like(self._cells.won, dtype=torch.bool)
 
     def _is_measuring(self, images_seen: int) -> bool:
-        return images_seen >= self._since + self.config.every / 2 and self._is_open(images_seen)
+        return self._is_open(images_seen) and images_seen >= self._since + self.config.every / 2
 
     def _is_open(self, images_seen: int) -> bool:
         return self.search.bits > 0 and images_seen <= self.config.until * self._images
@@ -128,9 +134,8 @@ class Adaptation:
         else:
             measured, target = self._cells.gain_of_a_bit(), self.config.gain
             figure = f"one bit more would lower the error by {measured:.3%} of the variance, wanted {target:.3%}"
-        search = self.search.after(measured, target)
-        resizing = None if search is self.search else self._resizing(search.size(size, self.config))
-        self.search = search
+        self.search = self.search.after(measured, target)
+        resizing = self._resizing(self.search.size(size, self.config))
         return Look(figure, size, resizing.codebook_size if resizing else size, resizing)
 
     def _resizing(self, size: int) -> Resizing | None:
