@@ -213,6 +213,11 @@ class Tokenizer(
         return tokenizer.eval()
 
 
+def saved_config(location: str | Path) -> TokenizerConfig:
+    """The configuration of a saved tokenizer, without its weights. UserError as `Tokenizer.from_pretrained`."""
+    return read_json(TokenizerConfig, model_folder(location) / CONFIG_FILE)
+
+
 def model_folder(location: str | Path, **hub_options: Any) -> Path:
     """Where the files of a saved tokenizer lie: a model folder, that of a run folder, or of what the hub gives.
 

@@ -65,6 +65,8 @@ def estimate(config: RunConfig) -> Estimate:
         model = config.model.model_copy(update={"quantizer": quantizer})
         trainer = TokenizerTrainer(config.model_copy(update={"loss": loss, "model": model}), place)
         train = config.train
+        if train.init_from is not None:
+            trainer.initialize(train.init_from)
         batches = training_batches(
             images.train,
             config.data,

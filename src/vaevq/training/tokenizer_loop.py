@@ -1,7 +1,8 @@
 """A tokenizer's training run, from a configuration to a run folder; the same on one process and under torchrun.
 
-Running it again on the same folder continues it. The folder holds config.json, environment.json, split.json,
-metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end, eval.json and diagnosis.json.
+Running it again on the same folder continues it. The folder holds config.json, environment.json, split.json, init.json
+where it starts from a saved model, metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end,
+eval.json and diagnosis.json.
 """
 
 import json
@@ -31,6 +32,7 @@ from vaevq.training import run_diagnosis
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vaevq.training.engine import Engine, engine
 from vaevq.training.environment import environment
+from vaevq.training.initialization import check_unchanged
 from vaevq.training.interruption import Interruption
 from vaevq.training.tokenizer_step import TokenizerTrainer
 from vaevq.training.tracking import Tracker
@@ -91,9 +93,15 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         trainer = TokenizerTrainer(config, place)
         with place.together():
             _resume(trainer, run_dir)
+        begins, initialization = not checkpoints(run_dir / "checkpoints"), None
+        with place.together():
+            if config.train.init_from is not None and begins:
+                initialization = trainer.initialize(config.train.init_from)
         with place.together():
             if place.is_main:
                 _claim(run_dir, config, place, images)
+                if initialization is not None:
+                    initialization.write(run_dir)
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(_tracker(config, run_dir, trainer.images_seen, quiet, place))
@@ -102,6 +110,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                     f"warning: {len(images.train)} training images are few: what is learned is theirs; "
                     "a tokenizer for general use wants thousands"
                 )
+            for line in initialization.lines() if initialization is not None else ():
+                tracker.message(line)
             quantize_from = getattr(config.model.quantizer, "quantize_from", 0)
             if trainer.images_seen < quantize_from:
                 tracker.message(
@@ -286,6 +296,8 @@ def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
                 f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
                 f"{given.get(key)!r} here{more}); name another folder with --run-dir"
             )
+    if trainer.config.train.init_from is not None:
+        check_unchanged(run_dir, trainer.config.train.init_from)
     state = load_checkpoint(saved[-1], trainer.engine.device)
     try:
         trainer.load_state_dict(state)

@@ -27,6 +27,7 @@ from vaevq.tokenizer import Tokenizer, TokenizerOutput
 from vaevq.training.adaptation import Adaptation, Look
 from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
+from vaevq.training.initialization import Initialization, initialize
 
 
 class TokenizerTrainer:
@@ -192,6 +193,17 @@ class TokenizerTrainer:
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(self.images_seen, train)
         optimizer.step()
+
+    def initialize(self, model: str) -> Initialization:
+        """Starts from a saved model's weights, before the first step; the optimizers start anew.
+
+        Raises:
+            UserError: see `vaevq.training.initialization.initialize`.
+        """
+        initialization = initialize(self.tokenizer, model, self.config.seed)
+        self.averaged.load_state_dict(self.tokenizer.state_dict())
+        self.averaged.lineage = self.tokenizer.lineage
+        return initialization
 
     def _make_room(self, state: Mapping[str, Any]) -> None:
         """Takes the codebook's size of a state, where the size may have changed since the run began."""
