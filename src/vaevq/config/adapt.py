@@ -18,7 +18,7 @@ class AdaptConfig(Section):
     every: int = Field(default=800, ge=1)  # images seen between two looks at it; the second half is measured
     start: float = Field(default=0.3, ge=0, lt=1)  # share of train.images from which it is looked at
     until: float = Field(default=0.8, gt=0, le=1)  # and after which the size stands
-    min_size: int = Field(default=64, ge=2)
+    min_size: int = Field(default=16, ge=2)
     max_size: int = Field(default=65_536, ge=2)
 
     @model_validator(mode="after")

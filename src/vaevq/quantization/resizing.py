@@ -4,6 +4,7 @@ A codebook grows where a split lowers the quantization error most, and shrinks w
 1963): codewords that nothing wins and codewords that lie on one another cost nothing and go first.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from vaevq.quantization.codebook import CODEWORD_TILE, nearest
 from vaevq.seeding import generator
+
+AT_ONCE = 1 / 8
+"""Of the codewords that are too many, the share that is merged before costs are looked at again."""
 
 PERTURBATION = 0.1
 """How far halves that nothing is known of stand from the codeword, as a share of the way to the nearest other one."""
@@ -92,31 +96,39 @@ def shrinkage(codewords: Tensor, won: Tensor, codebook_size: int) -> Resizing:
         won: K, how much each has won.
         codebook_size: K', at least 1 and less than K.
     """
-    left = torch.arange(len(codewords), device=codewords.device)
-    weight = won.clone()
-    while len(left) > codebook_size:
-        other, distance = nearest_other(codewords[left])
-        mine, its = weight[left], weight[left][other]
-        cost = mine * its / (mine + its).clamp_min(torch.finfo(mine.dtype).tiny) * distance
+    weight, stands = won.clone(), torch.ones(len(codewords), dtype=torch.bool, device=codewords.device)
+    other, distance = nearest_other(codewords)
+    while (excess := int(stands.sum()) - codebook_size) > 0:
+        left = stands.nonzero()[:, 0]
+        mine, its = weight[left], weight[other[left]]
+        cost = mine * its / (mine + its).clamp_min(torch.finfo(mine.dtype).tiny) * distance[left]
         # Of a pair that lies apart from all others the one that wins less goes.
         by_weight = torch.argsort(mine, stable=True)
-        by_cost = by_weight[torch.argsort(cost[by_weight], stable=True)]
-        partner, heirs, gone = other.tolist(), set[int](), set[int]()
-        for i in by_cost.tolist():
-            if len(gone) == len(left) - codebook_size:
-                break
-            if i not in heirs and partner[i] not in gone:  # the others are looked at again, with their new weight
-                heirs.add(partner[i])
-                gone.add(i)
-        dropped = torch.tensor(sorted(gone), device=left.device)
-        weight.index_add_(0, left[other[dropped]], mine[dropped])
-        keep = torch.ones_like(left, dtype=torch.bool)
-        keep[dropped] = False
-        left = left[keep]
+        by_cost = left[by_weight[torch.argsort(cost[by_weight], stable=True)]]
+        gone = _independent(by_cost.tolist(), other.tolist(), weight.tolist(), math.ceil(excess * AT_ONCE))
+        dropped = torch.tensor(gone, device=left.device)
+        weight.index_add_(0, other[dropped], weight[dropped])
+        stands[dropped] = False
+        bereft = (stands & ~stands[other]).nonzero()[:, 0]
+        other[bereft], distance[bereft] = nearest_other(codewords, bereft, stands)
+    left = stands.nonzero()[:, 0]
     target = nearest(codewords, codewords[left])
     target[left] = torch.arange(len(left), device=left.device)
-    share, offset = torch.ones_like(weight[left]), torch.zeros_like(codewords[left])
-    return Resizing(left, target, share, offset)
+    return Resizing(left, target, torch.ones_like(weight[left]), torch.zeros_like(codewords[left]))
+
+
+def _independent(order: list[int], other: list[int], weight: list[float], most: int) -> list[int]:
+    """The first of an order that can go at once, so that nothing won goes to one that goes itself."""
+    heirs, gone = set[int](), set[int]()
+    for i in order:
+        if len(gone) == most:
+            break
+        if weight[i] == 0:
+            gone.add(i)
+        elif i not in heirs and other[i] not in gone:
+            heirs.add(other[i])
+            gone.add(i)
+    return sorted(gone)
 
 
 def perturbed_halves(codewords: Tensor, won: Tensor, *seed: int | str) -> Halves:
@@ -131,16 +143,28 @@ def perturbed_halves(codewords: Tensor, won: Tensor, *seed: int | str) -> Halves
     return Halves(torch.full_like(won, 0.5), offset, won * distance)
 
 
-def nearest_other(codewords: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest other codeword of each, int64 K, and its squared distance, K. K×d with K at least 2."""
-    half_norms, indices = 0.5 * codewords.square().sum(dim=1), []
-    for start in range(0, len(codewords), CODEWORD_TILE):
-        rows = codewords[start : start + CODEWORD_TILE]
-        scores = torch.addmm(half_norms, rows, codewords.T, alpha=-1)  # as in `nearest`
-        scores[torch.arange(len(rows)), torch.arange(start, start + len(rows))] = torch.inf
-        indices.append(scores.argmin(dim=1))
-    index = torch.cat(indices)
-    return index, (codewords - codewords[index]).square().sum(dim=1)
+def nearest_other(codewords: Tensor, of: Tensor | None = None, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The nearest other codeword.
+
+    Args:
+        codewords: K×d with K at least 2.
+        of: int64 N, indices of those that it is looked for; all where left out.
+        among: bool K, those that it may be; all where left out.
+
+    Returns:
+        int64 N, indices, and the squared distances, N.
+    """
+    of = torch.arange(len(codewords), device=codewords.device) if of is None else of
+    half_norms = 0.5 * codewords.square().sum(dim=1)
+    if among is not None:
+        half_norms = half_norms.masked_fill(~among, torch.inf)
+    found = [torch.empty_like(of[:0])]
+    for rows in torch.split(of, CODEWORD_TILE):
+        scores = torch.addmm(half_norms, codewords[rows], codewords.T, alpha=-1)  # as in `nearest`
+        scores[torch.arange(len(rows)), rows] = torch.inf
+        found.append(scores.argmin(dim=1))
+    index = torch.cat(found)
+    return index, (codewords[of] - codewords[index]).square().sum(dim=1)
 
 
 def room_for(codebook_size: int, codewords: Tensor) -> Resizing:

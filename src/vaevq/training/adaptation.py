@@ -5,6 +5,7 @@ From one look to the next the first half lets the codebook settle, the second is
 wanted. The size moves by whole bits first; each turn of direction halves the step.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,7 +24,10 @@ TOKENS_PER_CODEWORD = 4
 """With fewer measured, no size is judged."""
 
 TOLERANCE = 0.02
-"""Within this share of the target the size stays."""
+"""In nats: within so much of the target the size stays, and a figure that comes nearer by more is on its way."""
+
+LEAST = 1e-3
+"""A figure counts as at least this share of its target: it may come out as 0 or, less chance, below."""
 
 SMALLEST_STEP = 1 / 8
 """In bits; the search ends where its step falls below."""
@@ -36,7 +40,7 @@ class Search:
     Attributes:
         bits: by how many the size moves next; 0: it is found.
         direction: of the last move: 1, −1, or 0 before the first.
-        last: the figure of the last look, where the size is still the same.
+        last: the logarithm of figure over target at the last look, where the size is still the same.
     """
 
     bits: float = 1.0
@@ -45,10 +49,9 @@ class Search:
 
     def after(self, measured: float, target: float) -> "Search":
         """With a figure measured that falls with K, and the one that is wanted."""
-        apart, margin = measured - target, TOLERANCE * target
-        comes_nearer = self.last is not None and abs(self.last - target) - abs(apart) > margin
-        if self.last is None or comes_nearer or abs(apart) <= margin:
-            return replace(self, last=measured)
+        apart = math.log(max(measured / target, LEAST))
+        if self.last is None or abs(self.last) - abs(apart) > TOLERANCE or abs(apart) <= TOLERANCE:
+            return replace(self, last=apart)
         direction = 1 if apart > 0 else -1
         bits = self.bits / 2 if direction == -self.direction else self.bits
         return Search(bits if bits >= SMALLEST_STEP else 0.0, direction)
