@@ -45,7 +45,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 SHORT: dict[str, Any] = {"batch_size": 8, "images": 8 * STEPS, "precision": "float64"}
 QUICK: dict[str, Any] = {"revive_below": 0.5, "average_decay": 0.8}  # so that codewords are replaced in a few steps
+RESIZED = {"by": "usage", "perplexity_share": 0.4, "every": 8, "start": 0, "until": 1, "min_size": 4}
 AVERAGED: dict[str, dict[str, Any]] = {
+    "adaptive": {"model": {"quantizer": QUICK}, "train": SHORT, "adapt": RESIZED},
+    "adaptive, descended": {
+        "model": {"quantizer": {"codebook": "embedding"}},
+        "train": SHORT,
+        "adapt": {**RESIZED, "perplexity_share": 0.9},
+    },
     "vaevq": {"model": {"quantizer": QUICK}, "train": SHORT},
     "vaevq in two micro-batches": {"model": {"quantizer": QUICK}, "train": {**SHORT, "accumulation": 2}},
     "vq_ema": {
@@ -119,6 +126,7 @@ def test_two_processes_average_and_revive_one_codebook(pair: Path, photos: Path,
     (first, _), (second, _) = (torch.load(pair / f"{name}-{number}.pt") for number in range(2))
     assert largest_difference(first, second) == 0
     assert largest_difference(first, tensors(alone.state_dict())) < 1e-8
+    assert ("adapt" in AVERAGED[name]) == (alone.tokenizer.quantizer.codebook_size != 16)
 
 
 def torchrun(*program: object, cwd: Path) -> Outcome:
