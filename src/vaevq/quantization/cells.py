@@ -78,7 +78,7 @@ class Cells:
 
         The entropy of few tokens is low by about (used − 1) / 2T nats (Miller 1955), which is added.
         """
-        won = self.won[standing & (self.won > 0)].double()
+        won = self.won[standing & (self.won > 0)].cpu().double()
         if not len(won):
             return 0.0
         share = won / won.sum()
@@ -96,7 +96,7 @@ class Cells:
         about_mean = error - self.table[:, 3 : 3 + dim].square().sum(dim=1) / won.clamp_min(1)
         gain = self.halves.gain
         by_chance = (about_mean - gain).clamp_min(0) / (won - 2).clamp_min(1)
-        fair = (gain - by_chance)[won > 2].double().sum()
-        count = self.moments[-1].double()
-        variance = self.moments[-2].double() - self.moments[:dim].double().square().sum() / count
+        fair = (gain - by_chance)[won > 2].cpu().double().sum()
+        moments = self.moments.cpu().double()
+        variance = moments[-2] - moments[:dim].square().sum() / moments[-1]
         return float(fair / variance) if variance > 0 else 0.0

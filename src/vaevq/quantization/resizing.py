@@ -161,7 +161,7 @@ def nearest_other(codewords: Tensor, of: Tensor | None = None, among: Tensor | N
     found = [torch.empty_like(of[:0])]
     for rows in torch.split(of, CODEWORD_TILE):
         scores = torch.addmm(half_norms, codewords[rows], codewords.T, alpha=-1)  # as in `nearest`
-        scores[torch.arange(len(rows)), rows] = torch.inf
+        scores[torch.arange(len(rows), device=rows.device), rows] = torch.inf
         found.append(scores.argmin(dim=1))
     index = torch.cat(found)
     return index, (codewords[of] - codewords[index]).square().sum(dim=1)
