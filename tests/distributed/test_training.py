@@ -194,6 +194,17 @@ def test_a_run_goes_on_with_another_number_of_processes_as_if_it_had_not_been_st
     assert figures(mixed) == pytest.approx(figures(alone), rel=1e-8)
 
 
+def test_two_processes_start_from_a_model_as_one_does(finished: Path, photos: Path, tmp_path: Path) -> None:
+    sections = {"model": {"quantizer": {"codebook_size": 24}}, "train": {"images": 8, "init_from": str(finished)}}
+    recipe = small_recipe(tmp_path, photos, **sections)
+    assert vaevq("train", recipe, "--run-dir", tmp_path / "alone", "--quiet").code == 0
+    outcome = torchrun("-m", "vaevq", "train", recipe, "--run-dir", tmp_path / "pair", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("carried over, 16 → 24 codewords") == 1
+    assert largest_difference(weights(tmp_path / "pair"), weights(tmp_path / "alone")) < 1e-5
+    assert (tmp_path / "pair" / "init.json").read_text() == (tmp_path / "alone" / "init.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("before", "options", "message"),
     [

@@ -109,6 +109,9 @@ def test_another_quantizer_takes_the_codewords_where_it_has_such(
     assert (made.averaged.lineage.ancestors != ()) == carried
     made.step(step_batches(made.config, 1)[0])
     assert quantizer.codebook_size == 16
+    tree = {"quantizer": {"kind": kind, "codebook_size": 24}}
+    told = " ".join(started(photos, finished, model=tree, loss={"continuous_path": 0})[1].lines())
+    assert ("16 → 24 codewords" in told) == carried, "what is said is what was done"
 
 
 @pytest.mark.parametrize("patch", [1, 2])

@@ -107,7 +107,7 @@ def initialize(tokenizer: Tokenizer, model: str, seed: int) -> Initialization:
     if any(name.startswith("quantizer.") for name in taken):
         tokenizer.lineage = source.lineage
     tokenizer.load_state_dict(own | taken)
-    what = {name: _noted(name, notes) or (CARRIED if name in taken else ANEW) for name in own}
+    what = {name: _fate(name, notes, CARRIED if name in taken else ANEW) for name in own}
     return Initialization(model, digest, size, (*_parts(what), Part("optimizers", ANEW)))
 
 
@@ -203,8 +203,10 @@ def _codewords(source: Tokenizer, own: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{_OF_CODEBOOK}{name}": tensor for name, tensor in found.items()}
 
 
-def _noted(name: str, notes: dict[str, str]) -> str | None:
-    return next((what for prefix, what in notes.items() if name.startswith(prefix)), None)
+def _fate(name: str, notes: dict[str, str], fate: str) -> str:
+    """Carried over or anew, with what is noted of that."""
+    found = (what for prefix, what in notes.items() if name.startswith(prefix) and what.startswith(fate))
+    return next(found, fate)
 
 
 def _parts(what: dict[str, str]) -> Iterator[Part]:
