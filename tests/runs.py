@@ -42,6 +42,13 @@ ADVERSARIAL: Mapping[str, Any] = {
 """The section `loss` of a run with a small discriminator that joins in the third step of four images."""
 
 
+ADAPTIVE: Mapping[str, Any] = {
+    "train": {"images": 40},
+    "adapt": {"by": "usage", "every": 4, "start": 0, "until": 1, "min_size": 4, "max_size": 64},
+}
+"""Sections of a run whose codebook has another size from the fifth step on, and again from the ninth."""
+
+
 def small_tree(photos: Path, **sections: Any) -> dict[str, Any]:
     """A run that takes a second: 8-wide networks, 16 codewords, 16-pixel crops, five steps of four images."""
     tree = {

@@ -14,6 +14,7 @@ FLAGS = frozenset(
         "--dry-run",
         "--json",
         "--force",
+        "--remap",
         "--table-only",
         "--keep-runs",
         "--any-code",

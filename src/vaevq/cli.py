@@ -39,6 +39,7 @@ def train(
     *,
     data: Location = None,
     held_out: Location = None,
+    init_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None,
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     seed: Number = None,
     device: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None,
@@ -55,11 +56,13 @@ def train(
       vaevq train --data ~/photos
       vaevq train paper --data ~/imagenet/train --held-out ~/imagenet/val
       vaevq train my.yaml train.images=200000 model.quantizer.codebook_size=4096
+      vaevq train --data ~/scans --init-from runs/photos --run-dir runs/scans model.autoencoder.image_channels=1
 
     Args:
         recipe: the name of a recipe or a YAML file, and any number of dotted.key=value.
         data: your images: a folder, a list file (.txt), or webdataset shards (.tar, train-{000..099}.tar).
         held_out: images to measure on, where they lie apart; otherwise a share of the data is held out.
+        init_from: a run folder, model folder or hub name whose weights and networks the run starts from.
         run_dir: where the run is kept; runs/NAME where left out.
         seed: seed of everything random.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -67,8 +70,11 @@ def train(
         quiet: no progress display.
     """
     words, overrides = recipe_and_overrides(recipe)
-    sections: dict[str, Any] = {"data": given(train=data, held_out=held_out), "train": given(device=device)}
-    config = load_run_config(words, overrides, {**sections, **given(seed=seed)})
+    sections: dict[str, Any] = {
+        "data": given(train=data, held_out=held_out),
+        "train": given(device=device, init_from=init_from),
+    }
+    config = load_run_config(words, overrides, {**sections, **given(seed=seed)}, _networks)
     folder = run_dir or Path("runs") / run_name(words, config)
     if dry_run:
         from vaevq.training.estimate import estimate
@@ -207,6 +213,7 @@ def decode(
     *,
     model: Model,
     output: Output,
+    remap: bool = False,
     device: str = "auto",
     force: bool = False,
 ) -> None:
@@ -220,17 +227,25 @@ def decode(
         tokens: the token file.
         model: the model that made it: a run folder, a model folder or a hub name.
         output: the folder to write to.
+        remap: also take tokens of a model that this one was trained on from, under their present indices.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite pictures that are there.
     """
-    from vaevq.codec import decode_tokens
+    from vaevq.codec import decode_tokens, fitting
     from vaevq.data.tokens import read_token_file
     from vaevq.training.engine import choose_device
 
     file = read_token_file(tokens)
+    tokenizer = _load(model)
+    fits = fitting(tokenizer, file, remap=remap)
+    if fits is not file:
+        warn(
+            f"remapped from model {file.model_digest} (K = {file.codebook_size}) to {fits.model_digest} "
+            f"(K = {fits.codebook_size}): weights have changed since, so the pictures are approximations"
+        )
     place = choose_device(device)
     with progress("decoding", len(file.names)) as reached:
-        paths = decode_tokens(_load(model).to(place), file, output, place, force=force, progress=reached)
+        paths = decode_tokens(tokenizer.to(place), fits, output, place, force=force, progress=reached)
     say(f"{len(paths)} images: {output}")
 
 
@@ -406,6 +421,15 @@ def _run_config(model: str) -> RunConfig | None:
 
     folder = Path(model)
     return read_json(RunConfig, folder / "config.json") if (folder / "split.json").is_file() else None
+
+
+def _networks(model: str) -> dict[str, Any]:
+    """The section `model` of a saved model, without what was said in images of the run that made it."""
+    from vaevq.tokenizer import saved_config
+
+    tree = saved_config(model).model_dump(mode="json")
+    tree["quantizer"].pop("quantize_from", None)
+    return tree
 
 
 def _load(model: str) -> "Tokenizer":

@@ -1,7 +1,7 @@
 """Image files to a token file and back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -78,6 +78,31 @@ def encode_images(
     return Encoded(file, tuple(unreadable))
 
 
+def fitting(tokenizer: Tokenizer, file: TokenFile, *, remap: bool = False) -> TokenFile:
+    """A token file as tokens of this model: itself, or with `remap` an ancestor's under their present indices.
+
+    The pictures of remapped tokens are approximations: codewords and decoder have been trained on since.
+
+    Raises:
+        UserError: another model made the file, or an ancestor and `remap` is not set.
+    """
+    digest, quantizer = tokenizer.digest, tokenizer.quantizer
+    size = quantizer.codebook_size
+    ancestor = tokenizer.lineage.ancestor(file.model_digest) if file.model_digest != digest else None
+    if ancestor is None or ancestor.codebook_size != file.codebook_size:
+        file.check_model(digest, size, quantizer.codes_per_position)
+        return file
+    if not remap:
+        raise UserError(
+            f"{file.source} was made by model {file.model_digest} (K = {file.codebook_size}), from which this model, "
+            f"{digest} (K = {size}), was trained on: decode it with that one, or with --remap by this one, which "
+            "approximates it"
+        )
+    indices = tokenizer.lineage.map_from(ancestor)
+    tokens = tuple(indices[grid] for grid in file.tokens)
+    return replace(file, tokens=tokens, codebook_size=size, model_digest=digest)
+
+
 @torch.inference_mode()
 def decode_tokens(
     tokenizer: Tokenizer,
@@ -94,8 +119,7 @@ def decode_tokens(
         UserError: the file was made by another model, a picture would be overwritten (unless `force`) or
             cannot be written.
     """
-    quantizer = tokenizer.quantizer
-    file.check_model(tokenizer.digest, quantizer.codebook_size, quantizer.codes_per_position)
+    fitting(tokenizer, file)
     paths = _output_paths(folder, file.names)
     require_absent(paths, force=force)
     for done, (path, grid, size) in enumerate(zip(paths, file.tokens, file.sizes, strict=True), start=1):

@@ -179,6 +179,19 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect with loss.adversarial_start past the last step of train.images",
     ),
     NoEffect(
+        ("adapt.every", "adapt.start", "adapt.until", "adapt.min_size", "adapt.max_size"),
+        lambda of: of["adapt.by"] == "none",
+        "has no effect at adapt.by none",
+    ),
+    NoEffect(
+        ("adapt.perplexity_share",), lambda of: of["adapt.by"] != "usage", "has no effect unless adapt.by is usage"
+    ),
+    NoEffect(
+        ("adapt.gain",),
+        lambda of: of["adapt.by"] != "distortion",
+        "has no effect unless adapt.by is distortion",
+    ),
+    NoEffect(
         ("data.held_out_share", "data.split_by"),
         lambda of: of["data.held_out"] is not None,
         "has no effect with data.held_out: nothing is split",

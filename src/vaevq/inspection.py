@@ -63,6 +63,7 @@ def _model_rows(folder: Path) -> Rows:
         *((f"parameters, {name}", learned_count(part)) for name, part in tokenizer.named_children()),
         ("parameters", learned_count(tokenizer)),
         ("digest", tokenizer.digest),
+        *([("ancestors", [a.digest for a in tokenizer.lineage.ancestors])] if tokenizer.lineage.ancestors else []),
         *_evaluation_rows(folder, tokenizer),
     ]
 
@@ -83,10 +84,12 @@ def _evaluation_rows(folder: Path, tokenizer: Tokenizer) -> Rows:
 def _checkpoint_rows(path: Path) -> Rows:
     state = load_checkpoint(path, torch.device("cpu"))
     tensors = {name: value for name, value in state.items() if isinstance(value, dict)}
+    embedding = tensors.get("average", {}).get("quantizer.codebook.embedding")
     return [
         ("kind", "checkpoint"),
         ("images seen", state.get("images_seen")),
         ("holds", sorted(tensors)),
+        *([("codebook_size", len(embedding))] if embedding is not None else []),
         ("bytes", path.stat().st_size),
     ]
 

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
 from vaevq.files import write_text, written_aside
+from vaevq.lineage import LINEAGE_FILE, Lineage
 from vaevq.nn.autoencoder import Decoder, Encoder
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
 from vaevq.quantization.quantizer import Quantized
+from vaevq.quantization.resizing import Resizing
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -57,6 +59,7 @@ class Tokenizer(
     Attributes:
         config: what it takes to build it again.
         downsample_factor: f; a token stands for f×f pixels. Images of other sizes are padded, and cropped on decode.
+        lineage: the saved models that this one was trained on from; no part of the digest.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -69,6 +72,7 @@ class Tokenizer(
         self.decoder = Decoder(config.autoencoder, code_dim)
         self.head = PosteriorHead(self.encoder.out_channels, code_dim, config.quantizer.initial_logvar)
         self.quantizer = build_quantizer(config.quantizer)
+        self.lineage = Lineage()
 
     def forward(self, images: Tensor, noise: Tensor | None = None, *, continuous: bool = False) -> TokenizerOutput:
         """Reconstructs images through the quantizer, in training also through the continuous path.
@@ -152,6 +156,17 @@ class Tokenizer(
         images: Tensor = self.decoder(latent)[..., :height, :width]
         return images
 
+    def resize(self, resizing: Resizing) -> None:
+        """Gives the codebook another number of codewords; where an index changes its meaning, the lineage says to what.
+
+        For the quantizers that `config.quantizer.resizable` names, alone.
+        """
+        self.quantizer.resize(resizing)
+        quantizer = self.config.quantizer.model_copy(update={"codebook_size": resizing.codebook_size})
+        self.config = self.config.model_copy(update={"quantizer": quantizer})
+        if not resizing.keeps_indices:
+            self.lineage = self.lineage.after_shrinking(tuple(resizing.target.tolist()))
+
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(d, h, w) of an H×W image's latent."""
         f = self.downsample_factor
@@ -168,11 +183,12 @@ class Tokenizer(
         return digest.hexdigest()[:16]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Writes model.safetensors and config.json, each whole or not at all."""
+        """Writes model.safetensors, config.json and, where it has ancestors, lineage.json, each whole or not at all."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         with written_aside(save_directory / WEIGHTS_FILE) as aside:
             save_file(state, aside, metadata={"format": "pt"})
         write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        self.lineage.write(save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub_options: Any) -> Self:
@@ -185,17 +201,7 @@ class Tokenizer(
         Raises:
             UserError: no such folder or name, a damaged file, weights that are not of the configuration.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.is_dir():
-            folder = _hub_folder(str(pretrained_model_name_or_path), hub_options)
-        elif (folder / "model").is_dir():
-            folder = folder / "model"
-        missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
-        if missing:
-            raise UserError(
-                f"{folder}: neither a saved tokenizer nor a run that has come to its first checkpoint "
-                f"({missing[0]} is not in it)"
-            )
+        folder = model_folder(pretrained_model_name_or_path, **hub_options)
         config = read_json(TokenizerConfig, folder / CONFIG_FILE)
         tokenizer = cls(config)
         path = folder / WEIGHTS_FILE
@@ -206,7 +212,33 @@ class Tokenizer(
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
+        tokenizer.lineage = Lineage.read(folder, config.quantizer.codebook_size)
         return tokenizer.eval()
+
+
+def saved_config(location: str | Path) -> TokenizerConfig:
+    """The configuration of a saved tokenizer, without its weights. UserError as `Tokenizer.from_pretrained`."""
+    return read_json(TokenizerConfig, model_folder(location) / CONFIG_FILE)
+
+
+def model_folder(location: str | Path, **hub_options: Any) -> Path:
+    """Where the files of a saved tokenizer lie: a model folder, that of a run folder, or of what the hub gives.
+
+    Raises:
+        UserError: no such folder or name, or one without a model.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        folder = _hub_folder(str(location), hub_options)
+    elif (folder / "model").is_dir():
+        folder = folder / "model"
+    missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: neither a saved tokenizer nor a run that has come to its first checkpoint "
+            f"({missing[0]} is not in it)"
+        )
+    return folder
 
 
 def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
@@ -215,7 +247,7 @@ def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
     if "/" not in name:  # the hub itself would look for one of the few models without an owner
         raise UserError(f"{name}: no such folder, and no hub name (owner/name)")
     try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE], **hub_options))
+        return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, LINEAGE_FILE], **hub_options))
     except HFValidationError:
         raise UserError(f"{name}: no such folder, and no hub name (owner/name)") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -45,7 +45,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 SHORT: dict[str, Any] = {"batch_size": 8, "images": 8 * STEPS, "precision": "float64"}
 QUICK: dict[str, Any] = {"revive_below": 0.5, "average_decay": 0.8}  # so that codewords are replaced in a few steps
+RESIZED = {"by": "usage", "perplexity_share": 0.4, "every": 8, "start": 0, "until": 1, "min_size": 4}
 AVERAGED: dict[str, dict[str, Any]] = {
+    "adaptive": {"model": {"quantizer": QUICK}, "train": SHORT, "adapt": RESIZED},
+    "adaptive, descended": {
+        "model": {"quantizer": {"codebook": "embedding"}},
+        "train": SHORT,
+        "adapt": {**RESIZED, "perplexity_share": 0.9},
+    },
     "vaevq": {"model": {"quantizer": QUICK}, "train": SHORT},
     "vaevq in two micro-batches": {"model": {"quantizer": QUICK}, "train": {**SHORT, "accumulation": 2}},
     "vq_ema": {
@@ -133,6 +140,7 @@ def test_two_processes_average_and_revive_one_codebook(pair: Path, photos: Path,
     (first, _), (second, _) = (torch.load(pair / f"{name}-{number}.pt") for number in range(2))
     assert largest_difference(first, second) == 0
     assert largest_difference(first, tensors(alone.state_dict())) < 1e-8
+    assert ("adapt" in AVERAGED[name]) == (alone.tokenizer.quantizer.codebook_size != 16)
 
 
 def torchrun(*program: object, cwd: Path) -> Outcome:
@@ -198,6 +206,17 @@ def test_a_run_goes_on_with_another_number_of_processes_as_if_it_had_not_been_st
     assert largest_difference(weights(mixed), weights(alone)) < 1e-8
     assert_logs_are_equal(mixed, alone, 1e-6)  # means are logged in float32
     assert figures(mixed) == pytest.approx(figures(alone), rel=1e-8)
+
+
+def test_two_processes_start_from_a_model_as_one_does(finished: Path, photos: Path, tmp_path: Path) -> None:
+    sections = {"model": {"quantizer": {"codebook_size": 24}}, "train": {"images": 8, "init_from": str(finished)}}
+    recipe = small_recipe(tmp_path, photos, **sections)
+    assert vaevq("train", recipe, "--run-dir", tmp_path / "alone", "--quiet").code == 0
+    outcome = torchrun("-m", "vaevq", "train", recipe, "--run-dir", tmp_path / "pair", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("carried over, 16 → 24 codewords") == 1
+    assert largest_difference(weights(tmp_path / "pair"), weights(tmp_path / "alone")) < 1e-5
+    assert (tmp_path / "pair" / "init.json").read_text() == (tmp_path / "alone" / "init.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,16 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     "vaevq": {},
     "without_normalization": {"model": {"autoencoder": {"normalization": "none"}}},
     "paper": {"variant": "paper", "loss": {**ADVERSARIAL, "adversarial_start": 16}},  # from the fifth step on
+    "adaptive": {  # another size in the fifth step
+        "model": {"quantizer": {"average_decay": 0.9}},
+        "adapt": {
+            "by": "usage",
+            "perplexity_share": 0.2,
+            "every": 4,
+            "start": 0,
+            "until": 1,
+        },  # splits in the fifth step
+    },
     "vq": {"model": {"quantizer": {"kind": "vq"}}, "loss": {"continuous_path": 0.0}},
 }
 

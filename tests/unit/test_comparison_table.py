@@ -16,6 +16,7 @@ from vaevq.comparison.diagnostics import compact, table_row
 from vaevq.comparison.page import write_page
 from vaevq.comparison.table import Comparison, make_comparison
 from vaevq.comparison.text import markdown, notes
+from vaevq.config import merged
 
 # PSNR by row and seed; `small` and `tiny` have other codebooks.
 PSNR = {
@@ -73,6 +74,23 @@ def test_rows_are_ranked_among_equal_rates_alone(tmp_path: Path, made: list[Task
     assert {entry.name for entry in table.groups[0].entries} == {"ours", "plain", "few"}
     assert [group.best("psnr") for group in table.groups] == ["few", None]  # alone, `small` is best of nothing
     assert [group.best("tokens_per_codeword") for group in table.groups] == [None, None]
+
+
+def test_a_row_whose_size_is_found_has_the_mean_rate_of_its_cells(tmp_path: Path, made: list[Task]) -> None:
+    path = tmp_path / "plan.yaml"
+    tree = yaml.safe_load(path.read_text())
+    found = {"adapt": {"by": "usage", "every": 4, "start": 0}, "seeds": [0, 1]}
+    path.write_text(yaml.safe_dump(merged(tree, {"rows": {"found": found}}), sort_keys=False))
+    wanted = tasks(read_plan(path))
+    assert compared(tmp_path, wanted).entries[-1].codebook_size == 16, "before it has run, where it begins"
+    for task, size in zip([task for task in wanted if task.row == "found"], (64, 256), strict=True):
+        figures = {"psnr": 25.0, **codebook(task)}
+        write(tmp_path, task, figures=figures, protocol={"tokens": 512, "images": 2, "codebook_size": size})
+    table = compared(tmp_path, wanted)
+    assert [group.bits_per_pixel for group in table.groups] == [1.0, 1.75, 2.0]
+    assert [entry.name for entry in table.groups[1].entries] == ["found"]
+    assert table.entries[-1].codebook_size == 128
+    assert table.entries[-1].differences == {}
 
 
 def test_ranks_are_over_the_seeds_that_all_have(tmp_path: Path, made: list[Task]) -> None:

@@ -161,7 +161,9 @@ OPTIONS = set(dotted_names(RunConfig))
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_options_that_are_named_exist(document: Path) -> None:
     text = re.sub(r"^```python\n.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
-    named = set(re.findall(r"\b((?:model\.(?:autoencoder|quantizer)|loss|data|train|eval)\.[a-z_][a-z_0-9]*)", text))
+    named = set(
+        re.findall(r"\b((?:model\.(?:autoencoder|quantizer)|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)", text)
+    )
     files = {"eval.json", "model.safetensors"}
     assert {name for name in named - OPTIONS if not name.startswith(tuple(files))} == set()
     # Within tables the section stands above: `rcs_weight` alone is a field of some section.

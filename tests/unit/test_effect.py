@@ -37,6 +37,7 @@ HELD_OUT = "held_out.png"
 VECTORS = "vectors.safetensors"
 NO_IMAGE_TERM = ["loss.pixel_weight=0", "loss.perceptual_weight=0"]
 RCS_STANDS = [f"{Q}.rcs_encoder_share=0"]
+ADAPTS = [*("adapt.every=4", "adapt.start=0", "adapt.until=1", "adapt.min_size=2"), "adapt.by=usage"]
 LATE = ["loss.adversarial_weight=0.5", "train.images=20", "train.batch_size=4"]
 
 IDLE: dict[str, tuple[list[str], list[str]]] = {
@@ -76,6 +77,9 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
         [*LATE, "loss.adversarial_start=17"],
         [*LATE, "loss.adversarial_start=8"],
     ),
+    "adapt.every": (["adapt.by=none"], [*ADAPTS, "adapt.perplexity_share=0.99"]),
+    "adapt.perplexity_share": ([*ADAPTS, "adapt.by=distortion"], [*ADAPTS]),
+    "adapt.gain": (ADAPTS, [*ADAPTS, "adapt.by=distortion"]),
     "data.held_out_share": ([f"data.held_out={HELD_OUT}"], []),
     "data.crop_scale": (["data.crop=random"], ["data.crop=random_resized"]),
     "eval.lpips_network": (["eval.metrics=[psnr]"], ["eval.metrics=[lpips]"]),
@@ -123,6 +127,13 @@ OTHER: dict[str, list[str]] = {
     "loss.discriminator_layers": ["1"],
     "loss.lecam_weight": ["0.5"],
     "train.discriminator_learning_rate": ["0.1"],
+    "adapt.every": ["10"],
+    "adapt.start": ["0.5"],
+    "adapt.until": ["0.5"],
+    "adapt.min_size": ["15"],
+    "adapt.max_size": ["20", f"{Q}.codebook_size=16", "adapt.perplexity_share=0.01"],
+    "adapt.perplexity_share": ["0.01"],
+    "adapt.gain": ["0.9"],
     "data.held_out_share": ["0.9"],
     "data.split_by": ["file"],
     "data.crop_scale": ["[0.3,0.4]"],
@@ -215,7 +226,7 @@ def test_what_the_table_says_does_nothing_does_nothing_and_elsewhere_does_someth
         assert largest_difference(one, another) == 0
     if not option.startswith(FETCHED):
         one, another = outcome(photos, working), outcome(photos, [*working, *other(option)])
-        if option in OTHER_NETWORKS:
+        if option in OTHER_NETWORKS or option.startswith("adapt."):  # another codebook
             assert one["decoder.body.0.norm1.weight"].shape == another["decoder.body.0.norm1.weight"].shape
             assert {name: t.shape for name, t in one.items()} != {name: t.shape for name, t in another.items()}
         else:

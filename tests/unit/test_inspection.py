@@ -46,7 +46,8 @@ def test_a_checkpoint(finished: Path) -> None:
     assert rows == {
         "kind": "checkpoint",
         "images seen": 16,
-        "holds": ["average", "optimizer", "tokenizer"],
+        "holds": ["average", "lineage", "optimizer", "tokenizer"],
+        "codebook_size": 16,
         "bytes": path.stat().st_size,
     }
 

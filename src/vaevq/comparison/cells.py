@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +15,14 @@ from vaevq.config import RunConfig, leaves
 from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
 from vaevq.files import make_folder, write_text
+from vaevq.tokenizer import Tokenizer
 from vaevq.training.tokenizer_loop import CHANGES_NO_RESULT
 
-# Where images lie is not which they are: their names have a digest of their own. The variant is spelled out.
+# Where images or a model lie is not which they are: they have digests of their own. The variant is spelled out.
 _NOT_OF_THE_RESULT: dict[str, Any] = {
     "variant": True,
     "data": CHANGES_NO_RESULT["data"] | {"train", "held_out"},
-    "train": CHANGES_NO_RESULT["train"] | {"evaluate_images"},
+    "train": CHANGES_NO_RESULT["train"] | {"evaluate_images", "init_from"},
     "eval": {"batch_size"},
 }
 
@@ -194,13 +196,20 @@ def configuration(config: RunConfig) -> dict[str, Any]:
 
 
 def digest(config: RunConfig, data: DataDigests, code: str) -> str:
-    """64 hexadecimal digits of what was set otherwise than by default, the images' names, and the numeric code."""
+    """64 hexadecimal digits of what was set otherwise than by default, the images' names, the numeric code, and the
+    model whose weights the run starts from."""
     tree = config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True)
     # A section that sets nothing but where images lie is there and empty: it is so where nothing at all is set.
     tree.setdefault("data", {})
     # Each kind is the default of its own section.
-    facts = [config.model.quantizer.kind, tree, asdict(data), code]
+    start = [] if config.train.init_from is None else [_model_digest(config.train.init_from)]
+    facts = [config.model.quantizer.kind, tree, asdict(data), code, *start]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _model_digest(location: str) -> str:
+    return Tokenizer.from_pretrained(location).digest
 
 
 def falling(counts: Sequence[int]) -> list[int]:

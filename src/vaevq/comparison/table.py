@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ class Entry:
     Attributes:
         name: the row's.
         bits_per_pixel: its rate, each token written with log₂K bits.
-        codebook_size: K.
+        codebook_size: K; where training finds it, that of the mean rate over the seeds.
         codes_per_position: q.
         downsample_factor: f.
         cells: those that have figures, by seed.
@@ -173,11 +173,12 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
         for task in tasks
         if (cell := found[task.row, task.seed]) is not None and not same_numbers(cell.code, task.code)
     ]
-    rates = {row.name: bits_per_pixel(row.config) for row in plan.rows}
     cells = {
         row.name: {seed: cell for seed in row.configs if (cell := found[row.name, seed]) is not None}
         for row in plan.rows
     }
+    bits = {row.name: _position_bits(row.config, cells[row.name].values()) for row in plan.rows}
+    rates = {row.name: bits[row.name] / row.config.model.autoencoder.downsample_factor**2 for row in plan.rows}
     reference = {seed: cell for seed, cell in cells[plan.reference].items() if not cell.failure}
     entries = []
     for row in plan.rows:
@@ -193,7 +194,7 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
             Entry(
                 name=row.name,
                 bits_per_pixel=rates[row.name],
-                codebook_size=quantizer.codebook_size,
+                codebook_size=round(2 ** (bits[row.name] / quantizer.codes_per_position)),
                 codes_per_position=quantizer.codes_per_position,
                 downsample_factor=row.config.model.autoencoder.downsample_factor,
                 cells=finished,
@@ -208,11 +209,14 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
     return Comparison(plan, tuple(sorted(groups, key=lambda group: group.bits_per_pixel)), tuple(other))
 
 
-def bits_per_pixel(config: RunConfig) -> float:
-    """The rate: log₂K bits a token, q tokens over the f×f pixels that a position stands for."""
-    f, quantizer = config.model.autoencoder.downsample_factor, config.model.quantizer
-    # Of one power, so that equal rates are equal to the last digit.
-    return math.log2(quantizer.codebook_size**quantizer.codes_per_position) / f**2
+def _position_bits(config: RunConfig, cells: Iterable[Cell]) -> float:
+    """q·log₂K: of the configuration's K, or the mean over what the cells have come to, where training finds it."""
+    found = [cell.protocol["codebook_size"] for cell in cells if cell.protocol]
+    quantizer = config.model.quantizer
+    if config.adapt.by == "none" or not found:
+        # Of one power, so that equal rates are equal to the last digit.
+        return math.log2(quantizer.codebook_size**quantizer.codes_per_position)
+    return quantizer.codes_per_position * statistics.fmean(map(math.log2, found))
 
 
 def write_json(comparison: Comparison, path: Path) -> None:

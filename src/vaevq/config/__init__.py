@@ -6,6 +6,7 @@ Every weight and every choice that the paper and the authors' released code make
 `variant: paper` and `variant: released` set them together, and a field that is given explicitly wins over both.
 """
 
+from vaevq.config.adapt import AdaptConfig
 from vaevq.config.layers import laid, without_effect
 from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import (
@@ -51,6 +52,7 @@ __all__ = [
     "QUANTIZERS",
     "QUANTIZE_FROM",
     "VARIANTS",
+    "AdaptConfig",
     "AnyQuantizerConfig",
     "AutoencoderConfig",
     "BsqConfig",

@@ -28,6 +28,11 @@ class LatentShape(Section):
     code_dim: int = Field(default=8, ge=1)
     codebook_size: int = Field(default=4096, ge=2)
 
+    @property
+    def resizable(self) -> bool:
+        """Whether codewords stand each for itself and win what is nearest, so that one can be split or dropped."""
+        return False
+
 
 class CodebookShape(LatentShape):
     """What every quantizer of one code a position has."""
@@ -82,6 +87,11 @@ class VariationalConfig(CodebookShape):
     kl_reduction: Reduction = "position"
 
     @property
+    def resizable(self) -> bool:
+        """Not where all codewords go through one layer."""
+        return self.codebook != "projected"
+
+    @property
     def codebook_follows(self) -> bool:
         """Whether anything brings the codebook to the latents while the decoder gets z_c."""
         return self.codebook == "averaged" or self.rcs_weight > 0
@@ -127,6 +137,11 @@ class PlainConfig(PointConfig):
     codebook_weight: float = Field(default=1.0, ge=0)  # ‖sg(z) − e‖²
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖², the encoder's side
 
+    @property
+    def resizable(self) -> bool:
+        """Always."""
+        return True
+
 
 class EmaConfig(PointConfig):
     """VQ with a codebook of exponential moving averages (VQ-VAE's appendix, VQGAN-EMA)."""
@@ -136,6 +151,11 @@ class EmaConfig(PointConfig):
     commitment_weight: float = Field(default=0.25, ge=0)  # β ‖z − sg(e)‖²; the codebook has no loss of its own
     average_decay: float = Field(default=0.99, gt=0, lt=1)
     revive_below: float = Field(default=0.0, ge=0, lt=1)  # share of the mean use under which a codeword is replaced
+
+    @property
+    def resizable(self) -> bool:
+        """Always."""
+        return True
 
 
 class SimVQConfig(PointConfig):
@@ -181,6 +201,11 @@ class WassersteinConfig(CodebookShape):
     commitment_weight: float = Field(default=1.0, ge=0)  # ‖z − sg(e)‖²
     wasserstein_weight: float = Field(default=0.5, ge=0)  # of W₂, in units of the latents' largest standard deviation
     moments_decay: float = Field(default=0.9, ge=0, lt=1)  # of the averages of the latents' mean and covariance
+
+    @property
+    def resizable(self) -> bool:
+        """Always."""
+        return True
 
 
 class VQBridgeConfig(CodebookShape):

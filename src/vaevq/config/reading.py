@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -14,6 +14,7 @@ from vaevq.config.layers import in_vain, laid, without_effect
 from vaevq.config.quantizers import QUANTIZERS
 from vaevq.config.run import RunConfig
 from vaevq.config.section import Section, dig, leaves, merged
+from vaevq.config.variants import spelled_out
 from vaevq.errors import UserError, nearest_name
 
 T = TypeVar("T", bound=BaseModel)
@@ -64,7 +65,10 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def load_run_config(
-    recipe: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    networks: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> RunConfig:
     """Reads a recipe and lays overrides on it.
 
@@ -72,6 +76,8 @@ def load_run_config(
         recipe: the name of a packaged recipe or the path of a YAML file.
         overrides: `dotted.key=value` strings; values are read as YAML.
         flags: a tree that is laid on top of everything (what flags of the command set).
+        networks: gives the section `model` of a saved model, which all of that is laid on where `train.init_from`
+            names one; that of a packaged recipe gives way to it.
 
     An override of another kind of quantizer than the recipe's takes no more of the recipe's quantizer than its
     codebook's shape (`laid`).
@@ -82,7 +88,12 @@ def load_run_config(
     """
     tree = recipe_tree(recipe)
     given = merged(_overrides_tree(overrides), flags or {})
-    config = validate(RunConfig, laid(tree, given), str(recipe))
+    ground, over, model = tree, given, dig(merged(tree, given), "train.init_from")
+    if networks is not None and isinstance(model, str):
+        own = {name: section for name, section in tree.items() if name != "model" or str(recipe) not in recipe_names()}
+        # A variant would lie below what the model's file spells out.
+        ground, over = laid({"model": networks(model)}, spelled_out(own)), spelled_out(given)
+    config = validate(RunConfig, laid(ground, over), str(recipe))
     mistakes = without_effect(given, config)
     with contextlib.suppress(ValidationError):  # of a recipe that what is laid on it mends
         # A term that is switched off on top of a recipe with its details leaves those in peace.

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vaevq.config.adapt import AdaptConfig
 from vaevq.config.model import TokenizerConfig
 from vaevq.config.quantizers import QUANTIZE_FROM, VariationalConfig, VqganLcConfig
 from vaevq.config.section import Reduction, Section, merged
@@ -72,6 +73,7 @@ class TrainConfig(Section):
     """Optimization. Progress, schedules and intervals are counted in images seen."""
 
     images: int = Field(default=100_000, ge=1)
+    init_from: str | None = None  # a run folder, model folder or hub name whose weights it starts from
     batch_size: int = Field(default=16, ge=1)  # images an optimizer step, over all processes
     accumulation: int = Field(default=1, ge=1)  # micro-batches a step
     learning_rate: float = Field(default=6e-4, gt=0)
@@ -133,6 +135,7 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
+    adapt: AdaptConfig = AdaptConfig()
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="before")
@@ -152,8 +155,9 @@ class RunConfig(Section):
     def _resolve_quantize_from(self) -> Self:
         quantizer = self.model.quantizer
         if isinstance(quantizer, VariationalConfig | VqganLcConfig) and quantizer.quantize_from is None:
-            share, last = quantizer.continuous_share, last_step_from(self.train.images, self.train.batch_size)
-            images = min(round(share * self.train.images), last)
+            # Weights that a run starts from have a codebook, and a decoder that knows it.
+            share = quantizer.continuous_share if self.train.init_from is None else 0.0
+            images = min(round(share * self.train.images), last_step_from(self.train.images, self.train.batch_size))
             resolved = quantizer.model_copy(update={"quantize_from": images})
             # A frozen section is filled in only here, before anybody has it.
             self.__dict__["model"] = self.model.model_copy(update={"quantizer": resolved})
@@ -170,6 +174,7 @@ class RunConfig(Section):
             )
         if self.eval.soft and not self.model.quantizer.has_soft_latent:
             raise ValueError(f"eval.soft: {NO_SOFT_LATENT.format(self.model.quantizer.kind)}")
+        self._check_adapt()
         quantize_from = getattr(self.model.quantizer, "quantize_from", 0)
         if quantize_from > last_step_from(self.train.images, self.train.batch_size):
             raise ValueError(
@@ -177,3 +182,24 @@ class RunConfig(Section):
                 f"{self.train.images}: the decoder would see no codeword; left out, it is {QUANTIZE_FROM} of the run"
             )
         return self
+
+    def _check_adapt(self) -> None:
+        adapt, quantizer = self.adapt, self.model.quantizer
+        if adapt.by == "none":
+            return
+        if not quantizer.resizable:
+            kind = "vaevq with codebook projected" if isinstance(quantizer, VariationalConfig) else quantizer.kind
+            raise ValueError(
+                f"adapt.by: {adapt.by} needs a quantizer whose codewords stand each for itself: vaevq with codebook "
+                f"averaged or embedding, vq, vq_ema or wasserstein, not {kind}"
+            )
+        if not adapt.min_size <= quantizer.codebook_size <= adapt.max_size:
+            raise ValueError(
+                f"model.quantizer.codebook_size {quantizer.codebook_size} is not within adapt.min_size "
+                f"{adapt.min_size} and adapt.max_size {adapt.max_size}"
+            )
+        if 2 * adapt.every > (adapt.until - adapt.start) * self.train.images:
+            raise ValueError(
+                f"adapt.every {adapt.every} does not fit twice between adapt.start {adapt.start:g} and adapt.until "
+                f"{adapt.until:g} of train.images {self.train.images}: the size would never change"
+            )

@@ -85,6 +85,8 @@ class Monitor:
         changed = changed_tokens((now.tokens[image], before.tokens[image]) for image in common)
         if now.codewords is None or before.codewords is None:
             return {"changed_tokens": changed}
+        if len(before.codewords) != len(now.codewords):  # resized: indices are others
+            return {}
         return {"changed_tokens": changed, "codeword_drift": codeword_drift(now.codewords, before.codewords)}
 
 

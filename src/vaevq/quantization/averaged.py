@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vaevq import distributed
 from vaevq.quantization.codebook import initial_codewords
+from vaevq.quantization.resizing import Resizing
 from vaevq.seeding import generator
 
 SMOOTHING = 1e-5
@@ -26,6 +27,9 @@ class AveragedCodebook(nn.Module):
         average_decay: γ.
         revive_below: codewords that win less than this share of the mean are replaced by latents of the batch
             (Dhariwal et al. 2020), and the whole codebook starts from latents of the first batch; 0: neither.
+
+    Attributes:
+        revived: bool K, which the last step replaced; None where nothing is revived.
     """
 
     embedding: Tensor
@@ -44,6 +48,7 @@ class AveragedCodebook(nn.Module):
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", self.embedding.clone())
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.revived: Tensor | None = None
         self._pending: list[tuple[Tensor, Tensor]] = []  # of the micro-batches of a step
 
     def forward(self) -> Tensor:
@@ -78,11 +83,23 @@ class AveragedCodebook(nn.Module):
         self.sums.lerp_(distributed.all_reduce_sum(totals), 1 - self.average_decay)
         if self.revive_below:
             self._revive(torch.stack([rows for rows, _ in self._pending]))
-        total = self.counts.sum()
-        smoothed = (self.counts + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
-        self.embedding.copy_(self.sums / smoothed[:, None])
+        self.embedding.copy_(self._means())
         self.updates += 1
         self._pending.clear()
+
+    @torch.no_grad()
+    def resize(self, resizing: Resizing) -> None:
+        """Takes another number of codewords, between two steps; what all of them have won stays as it is."""
+        assert not self._pending, "a codebook is resized after finish_step()"
+        self.counts, self.sums = resizing.pooled(self.counts), resizing.pooled(self.sums)
+        self.sums += self.counts[:, None] * resizing.offset
+        self.codebook_size, self.revived = resizing.codebook_size, None
+        self.embedding = self._means()
+
+    def _means(self) -> Tensor:
+        total = self.counts.sum()
+        smoothed = (self.counts + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
+        return self.sums / smoothed[:, None]
 
     def _revive(self, rows: Tensor) -> None:
         """Gives codewords that win too little the place of latents of the batch, as if they won the mean number."""
@@ -91,6 +108,7 @@ class AveragedCodebook(nn.Module):
         dead = (self.counts < self.revive_below * mean) | (self.updates == 0)
         self.sums[dead] = self._chosen(rows)[dead] * mean
         self.counts[dead] = mean
+        self.revived = dead
 
     def _chosen(self, rows: Tensor) -> Tensor:
         """K latents of the whole batch as a function of the number of updates, however it is shared out.

@@ -1,8 +1,13 @@
 """Section "VLQ", eq. 2: the codewords e_k, the nearest one of each latent, and back from indices to codewords."""
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vaevq.quantization.resizing import Resizing
 
 LATENT_TILE = 512
 CODEWORD_TILE = 2048
@@ -75,6 +80,11 @@ class Codebook(nn.Module):
         self.embedding = nn.Parameter(initial)
         self.projection = nn.Linear(code_dim, code_dim, bias=False) if projection else None
 
+    @property
+    def counts(self) -> Tensor:
+        """Ones, K: how much a codeword wins is not counted here."""
+        return torch.ones_like(self.embedding[:, 0])
+
     def forward(self) -> Tensor:
         """e_k, K×d, as they are compared with latents and looked up."""
         if self.projection is None:
@@ -88,3 +98,12 @@ class Codebook(nn.Module):
 
     def finish_step(self) -> None:
         """Nothing, as `observe`."""
+
+    @torch.no_grad()
+    def resize(self, resizing: "Resizing") -> None:
+        """Takes another number of codewords: `embedding` is a new parameter afterwards."""
+        assert type(self) is Codebook, "codewords that share parameters cannot be split"
+        assert self.projection is None, "codewords that share parameters cannot be split"
+        codewords = self.embedding[resizing.source] + resizing.offset
+        self.embedding = nn.Parameter(codewords, requires_grad=self.embedding.requires_grad)
+        self.codebook_size = resizing.codebook_size

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.resizing import Resizing
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Quantizer(nn.Module):
         `vaevq.metrics.evaluation` measures it beside the tokens' latent, by option.
         """
         return None
+
+    def resize(self, resizing: Resizing) -> None:
+        """Takes another number of codewords, between two steps. Where `QuantizerConfig.resizable`, alone."""
+        raise NotImplementedError(f"{type(self).__name__} keeps the codebook that it was made with")
 
     @abstractmethod
     def encode(self, posterior: Posterior) -> Tensor:

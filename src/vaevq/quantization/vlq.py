@@ -19,6 +19,7 @@ from vaevq.quantization.gradient import passed_on
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
 from vaevq.quantization.rcs import representation_coherence
+from vaevq.quantization.resizing import Resizing
 
 
 class VariationalLatentQuantizer(Quantizer):
@@ -83,6 +84,12 @@ class VariationalLatentQuantizer(Quantizer):
         if self._is_continuous:
             self.images_seen += distributed.all_reduce_sum(self.images_seen.new_tensor(self._images_of_step))
             self._images_of_step = 0
+
+    def resize(self, resizing: Resizing) -> None:
+        """Resizes the codebook."""
+        self.codebook.resize(resizing)
+        self.codebook_size = resizing.codebook_size
+        self.config = self.config.model_copy(update={"codebook_size": self.codebook_size})
 
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""

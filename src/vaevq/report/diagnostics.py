@@ -73,7 +73,7 @@ def _latents(run: RunFolder) -> str:
     latents, distortion = run.diagnosis.get("latents") or {}, run.diagnosis.get("distortion") or {}
     charts = list(_spectra(latents))
     spectrum, share = latents.get("mean_eigenvalues"), distortion.get("quantization_error_share")
-    size, codes = run.setting("model.quantizer.codebook_size"), run.setting("model.quantizer.codes_per_position", 1)
+    size, codes = run.codebook_size, run.setting("model.quantizer.codes_per_position", 1)
     if spectrum and share and size:
         charts.append(rate_distortion_chart(spectrum, codes * math.log2(size), share, distortion.get("token_bits")))
     rows = [*rows_from(LatentFigures, latents), *rows_from(DistortionFigures, distortion)]

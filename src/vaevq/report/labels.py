@@ -7,6 +7,7 @@ _LABELS = {
     "lpips_vgg16": "LPIPS (VGG16)",
     "rfid": "rFID",
     "rkid": "rKID",
+    "size": "codebook size (K)",
     "usage": "codebook usage",
     "usage_of_ceiling": "usage / ceiling",
     "perplexity_share": "perplexity / K",

@@ -69,6 +69,14 @@ class RunFolder:
             tree = tree[key]
         return tree
 
+    @property
+    def codebook_size(self) -> Any:
+        """K, where the run searched for it as far as it was found; None where the configuration has no such field."""
+        if self.evaluation is not None:
+            return self.evaluation.protocol["codebook_size"]
+        found = [row["codebook/size"] for row in self.metrics if row.get("codebook/size")]
+        return int(found[-1]) if found else self.setting("model.quantizer.codebook_size")
+
     def rows(self, split: str) -> list[dict[str, Any]]:
         """The metrics of one split: `train` or `held_out`."""
         return [row for row in self.metrics if row.get("split") == split]

@@ -35,7 +35,7 @@ def title(run: RunFolder) -> str:
 
 def head(run: RunFolder) -> str:
     """Title, what was trained, and the headline figures."""
-    size, codes = run.setting("model.quantizer.codebook_size"), _codes(run)
+    size, codes = run.codebook_size, _codes(run)
     dims = run.setting("model.quantizer.code_dim")
     becomes = (
         f"one token of a codebook with {size:,} codewords of {dims} dimensions"

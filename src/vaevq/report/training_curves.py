@@ -45,7 +45,7 @@ def other_charts(run: RunFolder) -> list[str]:
         if name.startswith("loss/"):
             continue
         short = name.rpartition("/")[2].removesuffix("_training_queries")
-        title = f"{label(short)}, training queries" if name.startswith("codebook/") else label(short)
+        title = f"{label(short)}, training queries" if name.endswith("_queries") else label(short)
         lines = [logged_line(short, rows, name)]
         charts.append(line_chart(title, unit(short), lines, in_words(lines[0], unit(short))))
     return charts

@@ -192,13 +192,15 @@ def _pairs(values: Mapping[str, float]) -> list[str]:
 
 
 def _plain_name(name: str) -> str:
-    return {"psnr": "PSNR", "ssim": "SSIM"}.get(name, name.removesuffix("_training_queries").replace("_", " "))
+    return {"psnr": "PSNR", "ssim": "SSIM", "size": "K"}.get(
+        name, name.removesuffix("_training_queries").replace("_", " ")
+    )
 
 
 def _number(name: str, value: float) -> str:
     if name.startswith("usage"):
         return f"{100 * value:.1f} %"
-    if name.startswith("perplexity"):
+    if name.startswith("perplexity") or name == "size":
         return f"{value:,.0f}"
     return f"{value:.2f} dB" if name == "psnr" else f"{value:.4g}"
 

@@ -68,6 +68,8 @@ def estimate(config: RunConfig) -> Estimate:
         if not made.is_fitted:  # any codebook takes as long
             made.fit(made.state_dict()["codebook.embedding"], config.seed)
         train = config.train
+        if train.init_from is not None:
+            trainer.initialize(train.init_from)
         batches = training_batches(
             images.train,
             config.data,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vaevq.config import EvalConfig, RunConfig, read_json
+from vaevq.config import EvalConfig, RunConfig, TokenizerConfig, read_json
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.diagnostics.diagnose import Diagnosis, diagnose
 from vaevq.errors import UserError
@@ -86,19 +86,25 @@ def _diagnosed(
         options,
         config.loss,
         device=device,
-        earlier=_earlier(config, saved),
+        earlier=_earlier(config, tokenizer.config, saved),
         discriminator=_discriminator(config, saved[-1]) if saved and config.loss.adversarial_weight else None,
     )
 
 
-def _earlier(config: RunConfig, saved: Sequence[Path]) -> Tokenizer | None:
-    """The state at the last regular checkpoint before the end: one that Ctrl-C left may be of any step."""
+def _earlier(config: RunConfig, model: TokenizerConfig, saved: Sequence[Path]) -> Tokenizer | None:
+    """The state at the last regular checkpoint before the end: one that Ctrl-C left may be of any step.
+
+    None where its codebook has another size: an index means something else there.
+    """
     every, last = config.train.checkpoint_every, int(saved[-1].stem) if saved else 0
     regular = [path for path in saved if int(path.stem) < last and int(path.stem) % every < config.train.batch_size]
     if not regular:
         return None
-    earlier = Tokenizer(config.model)
-    earlier.load_state_dict(load_checkpoint(regular[-1], torch.device("cpu"))["average"])
+    earlier, weights = Tokenizer(model), load_checkpoint(regular[-1], torch.device("cpu"))["average"]
+    embedding = weights.get("quantizer.codebook.embedding")
+    if embedding is not None and len(embedding) != model.quantizer.codebook_size:
+        return None
+    earlier.load_state_dict(weights)
     return earlier
 
 

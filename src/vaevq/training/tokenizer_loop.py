@@ -1,7 +1,8 @@
 """A tokenizer's training run, from a configuration to a run folder; the same on one process and under torchrun.
 
-Running it again on the same folder continues it. The folder holds config.json, environment.json, split.json,
-metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end, eval.json and diagnosis.json.
+Running it again on the same folder continues it. The folder holds config.json, environment.json, split.json, init.json
+where it starts from a saved model, metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights) and, at the end,
+eval.json and diagnosis.json.
 """
 
 import json
@@ -32,6 +33,7 @@ from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpo
 from vaevq.training.codebook_fit import fit_codebook, vector_source
 from vaevq.training.engine import Engine, engine
 from vaevq.training.environment import environment
+from vaevq.training.initialization import check_unchanged
 from vaevq.training.interruption import Interruption
 from vaevq.training.tokenizer_step import TokenizerTrainer
 from vaevq.training.tracking import Tracker
@@ -93,9 +95,15 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         trainer = TokenizerTrainer(config, place)
         with place.together():
             _resume(trainer, run_dir)
+        begins, initialization = not checkpoints(run_dir / "checkpoints"), None
+        with place.together():
+            if config.train.init_from is not None and begins:
+                initialization = trainer.initialize(config.train.init_from)
         with place.together():
             if place.is_main:
                 _claim(run_dir, config, place, images)
+                if initialization is not None:
+                    initialization.write(run_dir)
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(_tracker(config, run_dir, trainer.images_seen, quiet, place))
@@ -104,6 +112,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                     f"warning: {len(images.train)} training images are few: what is learned is theirs; "
                     "a tokenizer for general use wants thousands"
                 )
+            for line in initialization.lines() if initialization is not None else ():
+                tracker.message(line)
             quantize_from = getattr(config.model.quantizer, "quantize_from", 0)
             if trainer.images_seen < quantize_from:
                 tracker.message(
@@ -111,8 +121,7 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                     "and held-out figures before that are of a decoder that has seen none"
                 )
             _Loop(config, run_dir, place, trainer, images, tracker).run()
-            tokenizer = trainer.average.module
-            assert isinstance(tokenizer, Tokenizer)
+            tokenizer = trainer.averaged
             tracker.message(f"evaluating on {len(images.held_out)} held-out images")
             evaluation = _final_evaluation(config, run_dir, place, tokenizer, images)
             if place.is_main:
@@ -158,6 +167,8 @@ class _Loop:
                     self.tracker.message(made)
                 self.terms.append(self.trainer.step(self._next_step(batches)))
                 now = self.trainer.images_seen
+                if self.trainer.look is not None:
+                    self.tracker.message(f"{before:,} images | {self.trainer.look}")
                 self.tracker.progress(now)
                 stop = any_process(interruption.requested, self.place.device)
                 save = _passes(before, now, train.checkpoint_every) or stop or now == total
@@ -217,6 +228,8 @@ class _Loop:
         statistics = sampled.statistics()
         values["codebook/usage_training_queries"] = statistics.usage
         values["codebook/perplexity_training_queries"] = statistics.perplexity
+        if self.trainer.adaptation is not None:
+            values["codebook/size"] = statistics.codebook_size
         values["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"]
         self.tracker.train(self.trainer.images_seen, values)
         self.trainer.reset_tokens()
@@ -247,15 +260,15 @@ class _Loop:
         with self.place.together():
             if self.place.is_main:
                 # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
-                self._tokenizer.save_pretrained(self.run_dir / "model")
+                tokenizer = self._tokenizer
+                tokenizer.save_pretrained(self.run_dir / "model")
+                tokenizer.lineage = tokenizer.lineage.after_saving(tokenizer.digest, tokenizer.quantizer.codebook_size)
                 folder, keep = self.run_dir / "checkpoints", self.config.train.keep_checkpoints
                 save_checkpoint(folder, self.trainer.images_seen, self.trainer.state_dict(), keep)
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        tokenizer = self.trainer.average.module
-        assert isinstance(tokenizer, Tokenizer)
-        return tokenizer
+        return self.trainer.averaged
 
 
 def _passes(before: int, now: int, every: int) -> bool:
@@ -289,6 +302,8 @@ def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
                 f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
                 f"{given.get(key)!r} here{more}); name another folder with --run-dir"
             )
+    if trainer.config.train.init_from is not None:
+        check_unchanged(run_dir, trainer.config.train.init_from)
     state = load_checkpoint(saved[-1], trainer.engine.device)
     try:
         trainer.load_state_dict(state)

@@ -1,6 +1,7 @@
 """One step of tokenizer training: the tokenizer's turn, then the discriminator's, each with its own optimizer."""
 
 import contextlib
+import gc
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from vaevq.config import RunConfig, TrainConfig
 from vaevq.data.loader import ImageBatch
 from vaevq.errors import UserError
+from vaevq.lineage import Lineage
 from vaevq.losses.objective import DiscriminatorObjective, TokenizerObjective
 from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.networks import lpips_network
 from vaevq.nn.discriminator import PatchDiscriminator
+from vaevq.quantization.averaged import AveragedCodebook
+from vaevq.quantization.codebook import Codebook
+from vaevq.quantization.resizing import Resizing, room_for
 from vaevq.seeding import indexed_noise, stream_seed
 from vaevq.tokenizer import Tokenizer, TokenizerOutput
+from vaevq.training.adaptation import Adaptation, Look
 from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
+from vaevq.training.initialization import Initialization, initialize
 
 
 class TokenizerTrainer:
@@ -35,6 +42,7 @@ class TokenizerTrainer:
         average: its averaged weights, for evaluation and saving.
         images_seen: progress, over all processes.
         tokens: counts of the tokens of training's queries since `reset_tokens`.
+        look: at the codebook's size, where the last step began with one.
     """
 
     def __init__(self, config: RunConfig, engine: Engine) -> None:
@@ -66,6 +74,8 @@ class TokenizerTrainer:
                 self.discriminator, train.discriminator_learning_rate or train.learning_rate, train
             )
             self._wrapped_discriminator = engine.wrap(self.discriminator)
+        self.adaptation = Adaptation(config, self._codebook) if config.adapt.by != "none" else None
+        self.look: Look | None = None
         self.images_seen = 0
         self.reset_tokens()
 
@@ -73,6 +83,13 @@ class TokenizerTrainer:
         """Starts a new count of the tokens that training's queries get (sampled latents: no measure of usage)."""
         quantizer = self.tokenizer.quantizer
         self.tokens = TokenHistogram(quantizer.codebook_size, self.engine.device, codebooks=quantizer.codebooks)
+
+    @property
+    def _codebook(self) -> Codebook | AveragedCodebook:
+        """Of a quantizer that is resizable."""
+        codebook = self.tokenizer.quantizer.codebook
+        assert isinstance(codebook, Codebook | AveragedCodebook)
+        return codebook
 
     def step(self, batches: Sequence[ImageBatch]) -> Mapping[str, float]:
         """One optimizer step on this process's share of a batch, given as micro-batches.
@@ -83,6 +100,7 @@ class TokenizerTrainer:
         Raises:
             UserError: a term or a gradient is not finite; no weight was changed by it.
         """
+        self._adapt()
         adversarial = self.discriminator is not None and self.config.loss.has_discriminator(self.images_seen)
         outputs, terms = [], defaultdict[str, list[Tensor]](list)
         self.optimizer.zero_grad(set_to_none=True)
@@ -103,10 +121,14 @@ class TokenizerTrainer:
                 torch.autograd.backward(total)
             outputs.append((images, output))
             self.tokens.update(output.quantized.tokens)
+            if self.adaptation is not None:
+                self.adaptation.observe(self.images_seen, output.posterior)
             for name, value in {"total": loss.total.detach(), **loss.terms}.items():
                 terms[name].append(value)
         self._apply(self.tokenizer, self.optimizer, self.config.train.learning_rate, terms)
         self.tokenizer.quantizer.finish_step()
+        if self.adaptation is not None:
+            self.adaptation.finish_step(self.images_seen)
 
         if adversarial:
             assert self.discriminator is not None
@@ -125,6 +147,27 @@ class TokenizerTrainer:
         self.average.update(self.tokenizer)
         self.images_seen += self.config.train.batch_size
         return {name: float(torch.stack(values).mean()) for name, values in terms.items()}
+
+    def _adapt(self) -> None:
+        """Looks at the codebook's size where it is time, before a step: what was logged and saved is of one size."""
+        self.look = self.adaptation.look(self.images_seen) if self.adaptation is not None else None
+        if self.adaptation is not None and self.look is not None:
+            if self.look.resizing is not None:
+                self.resize(self.look.resizing)
+            self.adaptation.begin(self.images_seen)
+
+    def resize(self, resizing: Resizing) -> None:
+        """Gives the codebook another number of codewords; the average of the weights and the optimizer follow."""
+        old = self._codebook.embedding
+        for tokenizer in (self.tokenizer, self.averaged):
+            tokenizer.resize(resizing)
+        new = self._codebook.embedding
+        if isinstance(new, nn.Parameter):
+            _exchange(self.optimizer, old, new, resizing)
+            del self._wrapped  # its hooks go before the next one sets its own
+            gc.collect()
+            self._wrapped = self.engine.wrap(self.tokenizer)
+        self.reset_tokens()
 
     def _prepare(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
         images = batch.images.to(self.engine.device, self.engine.dtype, non_blocking=True)
@@ -152,6 +195,29 @@ class TokenizerTrainer:
             group["lr"] = rate * schedule(self.images_seen, train)
         optimizer.step()
 
+    def initialize(self, model: str) -> Initialization:
+        """Starts from a saved model's weights, before the first step; the optimizers start anew.
+
+        Raises:
+            UserError: see `vaevq.training.initialization.initialize`.
+        """
+        initialization = initialize(self.tokenizer, model, self.config.seed)
+        self.averaged.load_state_dict(self.tokenizer.state_dict())
+        self.averaged.lineage = self.tokenizer.lineage
+        return initialization
+
+    def _make_room(self, state: Mapping[str, Any]) -> None:
+        """Takes the codebook's size of a state, where the size may have changed since the run began."""
+        saved = state["tokenizer"].get("quantizer.codebook.embedding")
+        if self.adaptation is not None and saved is not None and len(saved) != self._codebook.codebook_size:
+            self.resize(room_for(len(saved), self._codebook().detach()))
+
+    @property
+    def averaged(self) -> Tokenizer:
+        """The tokenizer with the averaged weights: what is evaluated and saved."""
+        assert isinstance(self.average.module, Tokenizer)
+        return self.average.module
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on."""
         state = {
@@ -160,7 +226,10 @@ class TokenizerTrainer:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.module.state_dict(),
             "average_steps": self.average.steps,
+            "lineage": self.averaged.lineage.to_json(),
         }
+        if self.adaptation is not None:
+            state["adaptation"] = self.adaptation.state_dict()
         if self.discriminator is not None:
             state["discriminator"] = self.discriminator.state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
@@ -171,10 +240,16 @@ class TokenizerTrainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave."""
         self.images_seen = state["images_seen"]
+        self._make_room(state)
         self.tokenizer.load_state_dict(state["tokenizer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.module.load_state_dict(state["average"])
         self.average.steps = state["average_steps"]
+        if "lineage" in state:  # earlier checkpoints have none
+            size = self.tokenizer.quantizer.codebook_size
+            self.averaged.lineage = Lineage.from_json(state["lineage"], size, "the checkpoint")
+        if self.adaptation is not None:
+            self.adaptation.load_state_dict(state["adaptation"])
         if self.discriminator is not None:
             self.discriminator.load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
@@ -194,6 +269,18 @@ def schedule(images_seen: int, train: TrainConfig) -> float:
 
 def _adam(module: nn.Module, rate: float, train: TrainConfig) -> torch.optim.Adam:
     return torch.optim.Adam(module.parameters(), lr=rate, betas=train.betas)
+
+
+def _exchange(optimizer: torch.optim.Optimizer, old: Tensor, new: Tensor, resizing: Resizing) -> None:
+    """Puts a resized embedding into an optimizer: halves take the moments of what they were split from."""
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    moments = optimizer.state.pop(old, {})
+    if moments:
+        optimizer.state[new] = {
+            name: value[resizing.source].clone() if value.shape == old.shape else value
+            for name, value in moments.items()
+        }
 
 
 def _synchronized(module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:

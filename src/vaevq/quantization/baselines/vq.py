@@ -12,6 +12,7 @@ from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
 from vaevq.quantization.gradient import passed_on
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
+from vaevq.quantization.resizing import Resizing
 
 
 class PointQuantizer(Quantizer):
@@ -59,6 +60,11 @@ class PointQuantizer(Quantizer):
     def finish_step(self) -> None:
         """Moves an averaged codebook."""
         self.codebook.finish_step()
+
+    def resize(self, resizing: Resizing) -> None:
+        """Resizes the codebook."""
+        self.codebook.resize(resizing)
+        self.codebook_size = resizing.codebook_size
 
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""
