@@ -94,6 +94,22 @@ def test_reviving_starts_the_codebook_from_latents_and_later_replaces_what_wins_
     assert float(layer.codebook()[3].min()) > 0
 
 
+def test_an_idle_codeword_is_given_up_after_as_many_steps_whatever_the_codebooks_size() -> None:
+    def steps(codebook_size: int) -> int:
+        layer = EmaQuantizer(4, codebook_size, average_decay=0.9, revive_below=0.3).train()
+        latents = torch.ones(1, 4, 4, 4)  # one codeword wins all 16 of them, the others nothing
+        step(layer, Posterior(latents))
+        for number in range(1, 100):
+            step(layer, Posterior(latents))
+            assert layer.codebook.revived is not None
+            if layer.codebook.revived.any():
+                return number
+        raise AssertionError("nothing was given up")
+
+    # 0.9^12 is the first power below 0.3; the first step leaves all at the mean.
+    assert {steps(size) for size in (4, 16, 64, 1024)} == {12}
+
+
 def test_without_reviving_a_codeword_that_nothing_chooses_stays() -> None:
     layer = EmaQuantizer(4, 16, average_decay=0.5).train()
     layer.codebook.embedding[3] = -100.0

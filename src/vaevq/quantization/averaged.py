@@ -79,7 +79,12 @@ class AveragedCodebook(nn.Module):
         for rows, tokens in self._pending:
             won += torch.bincount(tokens, minlength=self.codebook_size).to(won.dtype)
             totals.index_add_(0, tokens, rows)
-        self.counts.lerp_(distributed.all_reduce_sum(won), 1 - self.average_decay)
+        won = distributed.all_reduce_sum(won)
+        if self.revive_below and self.updates == 0:
+            # As if each had won the mean number of a batch, or in a large codebook none would be given up for long.
+            self.counts *= won.sum() / self.codebook_size
+            self.sums *= won.sum() / self.codebook_size
+        self.counts.lerp_(won, 1 - self.average_decay)
         self.sums.lerp_(distributed.all_reduce_sum(totals), 1 - self.average_decay)
         if self.revive_below:
             self._revive(torch.stack([rows for rows, _ in self._pending]))
