@@ -129,7 +129,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect at model.quantizer.kl_weight 0: nothing is steered",
     ),
     NoEffect(
-        _quantizer("entropy_temperature"),
+        _quantizer("entropy_temperature", "entropy_group"),
         lambda of: not of["model.quantizer.entropy_weight"],
         "has no effect at model.quantizer.entropy_weight 0",
     ),

@@ -15,7 +15,7 @@ from vector_quantize_pytorch import FSQ, LFQ
 from vaevq.config import FsqConfig, LfqConfig
 from vaevq.config.levels import chosen_levels
 from vaevq.quantization import BinarySphericalQuantizer, FiniteScalarQuantizer, LookupFreeQuantizer, Posterior
-from vaevq.quantization.baselines.binary import bit_entropy, entropy_of_mean, factorized_entropy_of_mean
+from vaevq.quantization.baselines.binary import bit_entropy, entropy_of_mean
 from vaevq.quantization.baselines.scalar import ScalarQuantizer
 from vaevq.seeding import generator
 
@@ -168,18 +168,35 @@ def test_lfqs_terms_equal_those_of_vector_quantize_pytorch_in_value_and_gradient
     assert torch.allclose(one.grad, other.grad, atol=1e-5)
 
 
-def test_bsqs_terms_equal_spherical_lfqs_but_for_the_factorized_entropy_which_is_a_bound() -> None:
+def entropy_of_bits(p: list[float]) -> float:
+    return -sum(x * math.log(x) + (1 - x) * math.log(1 - x) for x in p)
+
+
+def test_bsqs_terms_equal_spherical_lfqs_in_one_group_and_the_papers_formula_in_groups_of_one() -> None:
     latents = randn(2, 5, 6, 7, dtype=torch.float32)
-    layer = BinarySphericalQuantizer(5, 32, entropy_temperature=0.8).train()
     theirs = LFQ(codebook_size=32, spherical=True, commitment_loss_weight=1.0)
     per_sample, of_mean, commitment = their_terms(theirs, latents, 0.8).tolist()
-    terms = layer(Posterior(latents)).terms
-    assert float(terms["commitment"]) == pytest.approx(commitment, rel=1e-5)
     units = torch.nn.functional.normalize(latents, dim=1).transpose(0, 1).flatten(1)
-    means = torch.sigmoid(4 * 5**-0.5 * units / 0.8).mean(dim=1).tolist()
-    factorized = -sum(p * math.log(p) + (1 - p) * math.log(1 - p) for p in means)
-    assert float(terms["entropy"]) == pytest.approx(per_sample - factorized, rel=1e-4)
-    assert factorized > of_mean + 1e-4
+    factorized = entropy_of_bits(torch.sigmoid(4 * 5**-0.5 * units / 0.8).mean(dim=1).tolist())
+    found = []
+    for group in (1, 2, 5):
+        layer = BinarySphericalQuantizer(5, 32, entropy_temperature=0.8, entropy_group=group).train()
+        terms = layer(Posterior(latents)).terms
+        assert terms["commitment"].item() == pytest.approx(commitment, rel=1e-5)
+        found.append(per_sample - terms["entropy"].item())
+    assert found[0] == pytest.approx(factorized, rel=1e-4)
+    assert found[2] == pytest.approx(of_mean, rel=1e-4)
+    assert found[0] > found[1] > found[2], "the larger the groups, the tighter the bound"
+
+
+def test_two_opposite_codewords_look_like_all_to_the_papers_factorization_and_to_a_group_like_two() -> None:
+    signs = torch.ones(1, 5, 1, 8) * torch.tensor([1.0, -1.0]).repeat(4)
+    entropies = [
+        BinarySphericalQuantizer(5, 32, entropy_temperature=1e-3, entropy_group=group).train()(Posterior(signs))
+        for group in (1, 5)
+    ]
+    values = [-result.terms["entropy"].item() / math.log(2) for result in entropies]
+    assert values == pytest.approx([5, 1], abs=1e-5)
 
 
 def loops(logits: Tensor) -> tuple[float, float]:
@@ -207,13 +224,11 @@ def test_the_entropies_of_bits_are_those_of_all_combinations(bits: int) -> None:
     per_sample, of_mean = loops(logits)
     assert float(bit_entropy(logits).sum(dim=1).mean()) == pytest.approx(per_sample)
     assert float(entropy_of_mean(logits)) == pytest.approx(of_mean)
-    factorized = float(factorized_entropy_of_mean(logits))
-    assert factorized == pytest.approx(of_mean) if bits == 1 else factorized > of_mean
 
 
 def test_entropies_and_their_gradients_are_finite_where_probabilities_underflow() -> None:
     logits = (1000 * randn(30, 6)).float().requires_grad_()
-    (bit_entropy(logits).sum() + entropy_of_mean(logits) + factorized_entropy_of_mean(logits)).backward()
+    (bit_entropy(logits).sum() + entropy_of_mean(logits)).backward()
     assert torch.isfinite(logits.grad).all()
 
 

@@ -33,6 +33,7 @@ from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer
 
 Q = "model.quantizer"
+BSQ = [f"{Q}.kind=bsq", f"{Q}.code_dim=4", f"{Q}.codebook_size=16"]
 HELD_OUT = "held_out.png"
 VECTORS = "vectors.safetensors"
 NO_IMAGE_TERM = ["loss.pixel_weight=0", "loss.perceptual_weight=0"]
@@ -61,7 +62,7 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
     f"{Q}.dcr_target": ([f"{Q}.dcr_weight=0"], [f"{Q}.dcr_weight=0.1", f"{Q}.codebook=embedding"]),
     f"{Q}.kl_reduction": ([f"{Q}.kl_weight=0"], []),
     f"{Q}.kl_tolerance": ([f"{Q}.kind=gaussian", f"{Q}.kl_weight=0"], [f"{Q}.kind=gaussian"]),
-    f"{Q}.entropy_temperature": ([f"{Q}.kind=ibq", f"{Q}.entropy_weight=0"], [f"{Q}.kind=softvq"]),
+    f"{Q}.entropy_temperature": ([*BSQ, f"{Q}.entropy_weight=0"], BSQ),
     f"{Q}.moments_decay": ([f"{Q}.kind=wasserstein", f"{Q}.wasserstein_weight=0"], [f"{Q}.kind=wasserstein"]),
     f"{Q}.feature_weights": ([f"{Q}.kind=vqgan_lc"], [f"{Q}.kind=vqgan_lc", f"{Q}.features=alexnet"]),
     f"{Q}.vectors_per_codeword": (
@@ -107,6 +108,7 @@ OTHER: dict[str, list[str]] = {
     f"{Q}.kl_tolerance": ["9"],
     f"{Q}.kl_factor": ["1.5"],
     f"{Q}.entropy_temperature": ["0.5"],
+    f"{Q}.entropy_group": ["2"],
     f"{Q}.moments_decay": ["0.1"],
     f"{Q}.feature_weights": ["alex.ckpt"],
     f"{Q}.vectors_per_codeword": ["2"],

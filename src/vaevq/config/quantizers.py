@@ -307,13 +307,16 @@ class LfqConfig(BinaryShape):
 
 
 class BsqConfig(BinaryShape):
-    """BSQ: latents on the unit sphere, the sign of each dimension over √d, with a factorized entropy penalty."""
+    """BSQ: latents on the unit sphere, the sign of each dimension over √d, with an entropy penalty in groups."""
 
     kind: Literal["bsq"] = "bsq"
     initial_logvar: None = None
     commitment_weight: float = Field(default=0.25, ge=0)  # ‖u − sg(e)‖²
-    entropy_weight: float = Field(default=0.1, ge=0)  # of E H(p) − Σ_i H(E p_i), nats
+    entropy_weight: float = Field(default=0.1, ge=0)  # of E H(p) − Σ_g H(E p_g), nats
     entropy_temperature: float = Field(default=0.1, gt=0)  # τ of p = softmax(−‖u − e‖² / τ)
+    # How many dimensions a group g has: within one the entropy is exact, over them it is summed. 1: the paper's
+    # formula, for which two codewords of opposite signs are as good as all; 9: the authors' code; from d on: exact.
+    entropy_group: int = Field(default=9, ge=1, le=24)
 
 
 class ResidualConfig(SeveralCodes):

@@ -22,12 +22,12 @@ class BinaryQuantizer(ScalarQuantizer):
     Args:
         config: the options.
         scale: of a codeword's dimension.
-        factorized: whether the entropy of the mean of p is that of its dimensions, summed, or that of all K.
+        group: of how many dimensions the entropy of the mean of p is taken at once; it is summed over groups.
     """
 
-    def __init__(self, config: LfqConfig | BsqConfig, *, scale: float, factorized: bool) -> None:
+    def __init__(self, config: LfqConfig | BsqConfig, *, scale: float, group: int) -> None:
         super().__init__([2] * config.code_dim, [0.5 / scale] * config.code_dim, first_is_lowest=False)
-        self.config, self.scale, self.factorized = config, scale, factorized
+        self.config, self.scale, self.group = config, scale, group
 
     @property
     def term_weights(self) -> Mapping[str, float]:
@@ -35,14 +35,14 @@ class BinaryQuantizer(ScalarQuantizer):
         return {"commitment": self.config.commitment_weight, "entropy": self.config.entropy_weight}
 
     def terms(self, relaxed: Tensor, codeword: Tensor) -> Mapping[str, Tensor]:
-        """Commitment, a mean over all elements, and E H(p) − H(E p) in nats."""
+        """Commitment, a mean over all elements, and E H(p) − Σ_g H(E p_g) in nats."""
         found = dict[str, Tensor]()
         if self.config.commitment_weight:
             found["commitment"] = mse_loss(relaxed, codeword)
         if self.config.entropy_weight:
             logits = as_rows(relaxed) * (4 * self.scale / self.config.entropy_temperature)
-            of_mean = factorized_entropy_of_mean(logits) if self.factorized else entropy_of_mean(logits)
-            found["entropy"] = bit_entropy(logits).sum(dim=1).mean() - of_mean
+            of_mean = [entropy_of_mean(part) for part in torch.split(logits, self.group, dim=1)]
+            found["entropy"] = bit_entropy(logits).sum(dim=1).mean() - torch.stack(of_mean).sum()
         return found
 
 
@@ -52,16 +52,6 @@ def bit_entropy(logits: Tensor) -> Tensor:
     return F.softplus(less) - less * torch.sigmoid(less)
 
 
-def factorized_entropy_of_mean(logits: Tensor) -> Tensor:
-    """Σ_i H(E p_i) in nats, a scalar, an upper bound of `entropy_of_mean`; E over rows and processes.
-
-    Args:
-        logits: N×d of bits that are 1 with probability sigmoid(logit).
-    """
-    mean = _over_processes(torch.sigmoid(logits).mean(dim=0))
-    return _entropy(mean) + _entropy(1 - mean)
-
-
 def entropy_of_mean(logits: Tensor) -> Tensor:
     """H(E p) in nats over all 2^d combinations of the bits, exact, a scalar; E over rows and processes.
 
@@ -69,12 +59,14 @@ def entropy_of_mean(logits: Tensor) -> Tensor:
     tensors: K + 2 N √K numbers are held, not N×K.
 
     Args:
-        logits: N×d as in `factorized_entropy_of_mean`.
+        logits: N×d of bits that are 1 with probability sigmoid(logit).
     """
     half = logits.shape[1] // 2
     with torch.autocast(logits.device.type, enabled=False):
         mean = _combinations(logits[:, :half]).T @ _combinations(logits[:, half:]) / len(logits)
-    return _entropy(_over_processes(mean))
+    mean = _over_processes(mean)
+    # A probability that underflows to 0 counts as 0.
+    return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
 
 
 def _combinations(logits: Tensor) -> Tensor:
@@ -83,11 +75,6 @@ def _combinations(logits: Tensor) -> Tensor:
     for logit in logits.unbind(dim=1):
         joint = torch.cat([joint * torch.sigmoid(-logit)[:, None], joint * torch.sigmoid(logit)[:, None]], dim=1)
     return joint
-
-
-def _entropy(probabilities: Tensor) -> Tensor:
-    """−Σ p ln p of all elements; one that underflows to 0 counts as 0."""
-    return -(probabilities * probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()).sum()
 
 
 def _over_processes(mean: Tensor) -> Tensor:

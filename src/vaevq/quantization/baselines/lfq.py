@@ -22,7 +22,7 @@ class LookupFreeQuantizer(BinaryQuantizer):
 
     def __init__(self, code_dim: int, codebook_size: int, **options: Any) -> None:
         config = LfqConfig(code_dim=code_dim, codebook_size=codebook_size, **options)
-        super().__init__(config, scale=1.0, factorized=False)
+        super().__init__(config, scale=1.0, group=code_dim)
 
     def relaxed(self, mean: Tensor) -> Tensor:
         """The latent itself."""

@@ -39,8 +39,9 @@ class VqganLc(PointQuantizer):
 
     Until then the codebook is random; in training the decoder gets the latent itself, and every token is 0. Clusters of
     the tokenizer's own latents (`features: warm_up`) start as codewords in their place, the layer being the identity.
-    Other centres are moved and scaled to the mean 0 in each and the deviation 1 over all dimensions, so that codewords
-    start at a natural size; the layer could undo it.
+    Other centres are moved to the mean 0 and scaled to the deviation d^-½, and the layer starts at random, so that
+    codewords start at the size of SimVQ's; the layer could undo it. At a deviation of 1 they stood so far about the
+    first latents that few were ever chosen.
 
     Args:
         code_dim: d.
@@ -58,11 +59,9 @@ class VqganLc(PointQuantizer):
             codebook, codebook_weight=self.config.codebook_weight, commitment_weight=self.config.commitment_weight
         )
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
-        assert codebook.projection is not None
         if self.config.features == "warm_up":
+            assert codebook.projection is not None
             nn.init.eye_(codebook.projection.weight)
-        else:
-            nn.init.normal_(codebook.projection.weight, std=self.config.vector_dim**-0.5)
 
     @property
     def is_fitted(self) -> bool:
@@ -86,7 +85,8 @@ class VqganLc(PointQuantizer):
                 found = kmeans(vectors, size, steps=self.config.clustering_steps, seed=seed)
             centres = found.to(embedding)
             if self.config.features != "warm_up":
-                centres = (centres - centres.mean(dim=0)) / centres.std(correction=0).clamp_min(FLOOR)
+                centres = centres - centres.mean(dim=0)
+                centres *= self.code_dim**-0.5 / centres.std(correction=0).clamp_min(FLOOR)
         embedding.copy_(distributed.all_reduce_sum(centres))
         self.fitted.fill_(True)
 
