@@ -7,32 +7,23 @@ Every weight and every choice that the paper and the authors' released code make
 """
 
 from vaevq.config.adapt import AdaptConfig
-from vaevq.config.layers import laid, without_effect
-from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
-from vaevq.config.quantizers import (
+from vaevq.config.baselines import (
     FEATURE_DIMS,
-    QUANTIZE_FROM,
-    QUANTIZERS,
-    AnyQuantizerConfig,
-    BsqConfig,
-    CodebookShape,
     EmaConfig,
-    FsqConfig,
     GaussianConfig,
     IbqConfig,
-    LfqConfig,
     MoVQConfig,
     PlainConfig,
-    PointGradient,
-    QuantizerConfig,
     ResidualConfig,
     SimVQConfig,
     SoftVQConfig,
-    VariationalConfig,
     VQBridgeConfig,
     VqganLcConfig,
     WassersteinConfig,
 )
+from vaevq.config.layers import laid, without_effect
+from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
+from vaevq.config.quantizers import QUANTIZERS, AnyQuantizerConfig, QuantizerConfig
 from vaevq.config.reading import (
     load_run_config,
     load_section,
@@ -43,8 +34,11 @@ from vaevq.config.reading import (
     validate,
 )
 from vaevq.config.run import NO_SOFT_LATENT, DataConfig, EvalConfig, LossConfig, RunConfig, TrainConfig
+from vaevq.config.scalar import BsqConfig, FsqConfig, LfqConfig
 from vaevq.config.section import Reduction, Section, leaves, merged
+from vaevq.config.shapes import QUANTIZE_FROM, CodebookShape, PointGradient
 from vaevq.config.variants import VARIANTS, spelled_out
+from vaevq.config.variational import VariationalConfig
 
 __all__ = [
     "FEATURE_DIMS",

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vaevq.config.quantizers import CodebookShape
 from vaevq.config.run import RunConfig
 from vaevq.config.section import Section, dig, leaves, merged
+from vaevq.config.shapes import CodebookShape
 from vaevq.config.variants import VARIANTS, kind_of, spelled_out
 from vaevq.effect import NO_EFFECT
 

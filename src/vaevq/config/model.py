@@ -5,8 +5,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vaevq.config.quantizers import QuantizerConfig, VariationalConfig
+from vaevq.config.quantizers import QuantizerConfig
 from vaevq.config.section import Section, merged
+from vaevq.config.variational import VariationalConfig
 
 Normalization = Literal["group", "none"]
 

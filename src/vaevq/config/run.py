@@ -6,10 +6,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vaevq.config.adapt import AdaptConfig
+from vaevq.config.baselines import VqganLcConfig
 from vaevq.config.model import TokenizerConfig
-from vaevq.config.quantizers import QUANTIZE_FROM, VariationalConfig, VqganLcConfig
 from vaevq.config.section import Reduction, Section, merged
+from vaevq.config.shapes import QUANTIZE_FROM
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
+from vaevq.config.variational import VariationalConfig
 from vaevq.effect import last_step_from
 
 NO_SOFT_LATENT = "{} decodes its codewords alone; softvq has a mean of them to measure, which needs no tokens"
