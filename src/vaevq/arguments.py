@@ -18,6 +18,7 @@ FLAGS = frozenset(
         "--keep-runs",
         "--any-code",
         "--diagnose",
+        "--flips",
         "--help",
         "-h",
     }

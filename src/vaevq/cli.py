@@ -21,6 +21,7 @@ from vaevq.console import escape_what_cannot_be_written, progress, say, say_eval
 from vaevq.errors import UserError
 
 if TYPE_CHECKING:
+    from vaevq.data.views import Views
     from vaevq.tokenizer import Tokenizer
 
 Recipe = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RECIPE] [KEY=VALUE ...]")]
@@ -161,37 +162,54 @@ def encode(
     output: Output,
     resize: Number = None,
     crop: Number = None,
+    crops: int = 1,
+    flips: bool = False,
+    shard_size: Number = None,
     batch_size: int = 8,
     device: str = "auto",
     force: bool = False,
 ) -> None:
-    """Turn images into a token file.
+    """Turn images into a token file, or a whole data set into shards of tokens.
+
+    With --shard-size, running the same command again makes the shards that are missing.
 
     For example:
 
       vaevq encode photo.jpg ~/more-photos --model runs/quickstart -o tokens.safetensors
+      vaevq encode cifar10/train --model runs/cifar10 -o tokens/cifar10 --shard-size 10000 --crop 32 --flips
 
     Args:
         paths: images, folders, list files or shards.
         model: a run folder, a model folder or a hub name.
-        output: the token file.
+        output: the token file; with --shard-size a folder.
         resize: bring the shorter side to so many pixels first.
         crop: then cut the middle square of so many pixels.
+        crops: so many squares of each image instead of the middle one alone: it, the corners, then others.
+        flips: every view mirrored as well.
+        shard_size: write a folder of token files of so many images each (and their views), resumable.
         batch_size: images at a time, where they are of one size.
         device: auto, cpu, cuda, cuda:1, mps.
-        force: overwrite the token file.
+        force: overwrite the token file; make all shards anew.
     """
     from vaevq.codec import encode_images
     from vaevq.data.index import find_all
     from vaevq.data.tokens import write_token_file
+    from vaevq.data.views import Views, index_of_views
     from vaevq.files import require_place
     from vaevq.training.engine import choose_device
 
-    require_place(output, force=force)
     options = {"resize": resize, "crop": crop, "batch_size": batch_size}
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
+    views = Views(resize, crop, crops, flips)
+    if shard_size is not None:
+        _encode_shards(paths, model, output, views, shard_size, config, device, force)
+        return
+    require_place(output, force=force)
     place = choose_device(device)
     images = find_all(paths)
+    if views.count > 1:
+        images = index_of_views(images, views)
+        config = config.model_copy(update={"resize": None, "crop": None})
     with progress("encoding", len(images)) as reached:
         encoded = encode_images(_load(model).to(place), images, config, place, reached)
     write_token_file(output, encoded.file, force=force)
@@ -199,6 +217,43 @@ def encode(
         warn(f"skipped {line}")
     count = sum(grid.size for grid in encoded.file.tokens)
     say(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
+
+
+def _encode_shards(
+    paths: tuple[str, ...],
+    model: str,
+    output: Path,
+    views: "Views",
+    shard_size: int,
+    config: EvalConfig,
+    device: str,
+    force: bool,
+) -> None:
+    """A data set to a folder of shards, on one process or several."""
+    from vaevq.codec import encode_shards
+    from vaevq.data.index import find_all
+    from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, missing_shards
+    from vaevq.training.engine import engine
+
+    with engine(device, "float32") as place:
+        with place.together():
+            images, tokenizer = find_all(paths), _load(model).to(place.device)
+            plan = ShardPlan.of(images, tokenizer.digest, shard_size, views)
+        with place.together():
+            if place.is_main:
+                claim_folder(output, plan, force=force)
+                tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
+        with place.together():
+            missing = sum(len(plan.part(number)) for number in missing_shards(output, plan)) * views.count
+        with progress("encoding", missing, quiet=not place.is_main) as reached:
+            done = encode_shards(
+                tokenizer, images, output, plan, place.device, batch_size=config.batch_size, progress=reached
+            )
+        for line in done.unreadable:
+            warn(f"skipped {line}")
+        if place.is_main:
+            each = f"{plan.images} images × {views.count} views" if views.count > 1 else f"{plan.images} images"
+            say(f"{each}, {plan.shards} shards, {done.shards} of them made now: {output}")
 
 
 def decode(

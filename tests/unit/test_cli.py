@@ -27,7 +27,7 @@ def test_interrupted_a_verb_ends_with_130_and_says_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vaevq.codec.save_png", interrupted)
+    monkeypatch.setattr("vaevq.codec.images.save_png", interrupted)
     outcome = vaevq("decode", tokens, "--model", finished, "-o", tmp_path / "decoded")
     assert outcome == Outcome(130, "", "")
     assert files_below(tmp_path) == set()
