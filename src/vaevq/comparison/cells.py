@@ -14,7 +14,7 @@ from vaevq.config import RunConfig, leaves
 from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
 from vaevq.files import make_folder, write_text
-from vaevq.training.tokenizer_loop import CHANGES_NO_RESULT
+from vaevq.training.run_start import CHANGES_NO_RESULT
 
 # Where images lie is not which they are: their names have a digest of their own. The variant is spelled out.
 _NOT_OF_THE_RESULT: dict[str, Any] = {

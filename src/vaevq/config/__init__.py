@@ -6,6 +6,14 @@ Every weight and every choice that the paper and the authors' released code make
 `variant: paper` and `variant: released` set them together, and a field that is given explicitly wins over both.
 """
 
+from vaevq.config.generation import (
+    GenerationEvalConfig,
+    GeneratorConfig,
+    GeneratorRunConfig,
+    GeneratorTrainConfig,
+    TokensConfig,
+    TransformerConfig,
+)
 from vaevq.config.layers import laid, without_effect
 from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import (
@@ -24,6 +32,7 @@ from vaevq.config.quantizers import (
     WassersteinConfig,
 )
 from vaevq.config.reading import (
+    load_generator_config,
     load_run_config,
     load_section,
     read_json,
@@ -46,6 +55,10 @@ __all__ = [
     "EmaConfig",
     "EvalConfig",
     "GaussianConfig",
+    "GenerationEvalConfig",
+    "GeneratorConfig",
+    "GeneratorRunConfig",
+    "GeneratorTrainConfig",
     "IbqConfig",
     "LossConfig",
     "Normalization",
@@ -57,12 +70,15 @@ __all__ = [
     "SimVQConfig",
     "SoftVQConfig",
     "TokenizerConfig",
+    "TokensConfig",
     "TrainConfig",
+    "TransformerConfig",
     "VQBridgeConfig",
     "VariationalConfig",
     "WassersteinConfig",
     "laid",
     "leaves",
+    "load_generator_config",
     "load_run_config",
     "load_section",
     "merged",
