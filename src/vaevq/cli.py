@@ -3,6 +3,7 @@
 torch and all that needs it is imported inside the verbs, so that `vaevq --help` answers at once.
 """
 
+import inspect as inspect_module
 import json
 import os
 import shlex
@@ -16,6 +17,7 @@ import tyro
 
 from vaevq import __version__
 from vaevq.arguments import chosen_verbs, given, recipe_and_overrides, run_name, words_first
+from vaevq.cli_generate import GENERATE_VERBS
 from vaevq.config import EvalConfig, RunConfig, load_run_config, load_section
 from vaevq.console import escape_what_cannot_be_written, progress, say, say_evaluation, say_rows, say_table, warn
 from vaevq.errors import UserError
@@ -418,6 +420,18 @@ def compare(
     say(f"table         {sweep.out / 'table.md'}")
 
 
+def generate() -> None:
+    """Train a generator on tokens, sample images from it, measure them.
+
+    For example:
+
+      vaevq generate train --tokens tokens/cifar10
+      vaevq generate sample runs/cifar10-ar --count 64 -o samples
+      vaevq generate eval samples/images --reference cifar10/train
+    """
+    raise AssertionError("its own verbs are called instead")
+
+
 VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
@@ -426,6 +440,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "inspect": inspect,
     "report": report,
     "compare": compare,
+    "generate": generate,
 }
 
 
@@ -437,14 +452,11 @@ def main() -> None:
         if arguments == ["--version"]:
             say(f"vaevq {__version__}")
             return
-        tyro.extras.subcommand_cli_from_dict(
-            chosen_verbs(VERBS, arguments),
-            prog="vaevq",
-            description=f"vaevq {__version__}: discrete visual tokenizers. `vaevq VERB --help` shows a verb's options "
-            "and examples.",
-            args=words_first(arguments),
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        if arguments[:1] == ["generate"]:
+            _call(GENERATE_VERBS, arguments[1:], "vaevq generate", inspect_module.getdoc(generate) or "")
+        else:
+            about = "discrete visual tokenizers. `vaevq VERB --help` shows a verb's options and examples."
+            _call(VERBS, arguments, "vaevq", f"vaevq {__version__}: {about}")
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             warn(f"vaevq: error: {error}")
@@ -453,6 +465,16 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _call(verbs: dict[str, Callable[..., Any]], arguments: list[str], name: str, description: str) -> None:
+    tyro.extras.subcommand_cli_from_dict(
+        chosen_verbs(verbs, arguments),
+        prog=name,
+        description=description,
+        args=words_first(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def _run_config(model: str) -> RunConfig | None:

@@ -32,6 +32,7 @@ from vaevq.config.quantizers import (
     WassersteinConfig,
 )
 from vaevq.config.reading import (
+    RecipeKind,
     load_generator_config,
     load_run_config,
     load_section,
@@ -64,6 +65,7 @@ __all__ = [
     "Normalization",
     "PlainConfig",
     "QuantizerConfig",
+    "RecipeKind",
     "Reduction",
     "RunConfig",
     "Section",
