@@ -19,7 +19,7 @@ class Autoregressive(GeneratorNetwork):
     measures = "bits_per_token"
 
     def __init__(self, config: AutoregressiveConfig, tokens: TokensConfig) -> None:
-        super().__init__(config, tokens, mask_token=False)
+        super().__init__(config, tokens, masked=False)
         self.compiled = False
 
     def forward(
@@ -40,7 +40,7 @@ class Autoregressive(GeneratorNetwork):
         inputs = torch.cat([self.transformer.start(labels), self.transformer.embed(tokens[:, :-1])], dim=1)
         return self.transformer.logits(self.transformer(inputs, causal=True))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         labels: Tensor,

@@ -151,7 +151,7 @@ class Generator(
 
         return batches()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """Images, B×C×H×W about [-1, 1], of tokens."""
         return self.tokenizer.to(tokens.device).decode(tokens, self.config.tokens.image_size)

@@ -21,7 +21,7 @@ class Masked(GeneratorNetwork):
     measures = "bits_per_masked_token"
 
     def __init__(self, config: MaskedConfig, tokens: TokensConfig) -> None:
-        super().__init__(config, tokens, mask_token=True)
+        super().__init__(config, tokens, masked=True)
 
     def forward(
         self, tokens: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float
@@ -46,11 +46,11 @@ class Masked(GeneratorNetwork):
     def logits(self, tokens: Tensor, hidden: Tensor, labels: Tensor) -> Tensor:
         """Tokens B×L of which those in `hidden` (bool B×L) are not seen, and labels B, to B×L×K."""
         transformer = self.transformer
-        embedded = transformer.embed(tokens, unknown=hidden)
+        embedded = transformer.embed_masked(tokens, hidden)
         outputs = transformer(torch.cat([transformer.start(labels), embedded], dim=1), causal=False)
         return transformer.logits(outputs[:, 1:])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self, labels: Tensor, numbers: range, options: SamplingOptions, *, seed: int, given: Tensor | None = None
     ) -> Tensor:

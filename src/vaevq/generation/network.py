@@ -31,9 +31,9 @@ class GeneratorNetwork(nn.Module):
 
     measures: str
 
-    def __init__(self, config: TransformerConfig, tokens: TokensConfig, *, mask_token: bool) -> None:
+    def __init__(self, config: TransformerConfig, tokens: TokensConfig, *, masked: bool) -> None:
         super().__init__()
-        self.transformer = Transformer(config, tokens, mask_token=mask_token)
+        self.transformer = Transformer(config, tokens, masked=masked)
         self.class_dropout = config.class_dropout if self.transformer.class_count else 0.0
 
     @abstractmethod

@@ -1,7 +1,8 @@
 """The transformer that all generators of tokens share, in the shape of LlamaGen's (Sun et al. 2024, arXiv 2406.06525).
 
 RMSNorm before attention and feed-forward, SwiGLU, rotary positions of rows and columns, no biases; a class token in
-front. Seen from both sides at once it is MaskGIT's.
+front. Seen from both sides at once it is MaskGIT's, and then has learned positions as well: masked tokens are all
+alike, and rotary positions tell distances alone.
 
 Where a position has q codes, the sequence is h·w·q long: the codes of one position one after another, then the next
 position's. Codes of one level share embeddings and logits; those of different levels share nothing but the blocks.
@@ -40,7 +41,7 @@ class Transformer(nn.Module):
     Args:
         config: its shape.
         tokens: the tokens: K, grid, q, classes.
-        mask_token: whether there is an input for an unknown token, one a level.
+        masked: whether tokens may be unknown: there is a mask token a level, and each place has a learned embedding.
 
     Attributes:
         length: L = h·w·q.
@@ -54,7 +55,7 @@ class Transformer(nn.Module):
     offset: Tensor  # int64 L: where its level's embeddings begin
     causal: Tensor  # bool (1 + L)×(1 + L)
 
-    def __init__(self, config: TransformerConfig, tokens: TokensConfig, *, mask_token: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, tokens: TokensConfig, *, masked: bool = False) -> None:
         super().__init__()
         self.length, self.codebook_size, self.levels = tokens.length, tokens.codebook_size, tokens.codes_per_position
         self.class_count = tokens.class_count if config.conditional else 0
@@ -62,7 +63,8 @@ class Transformer(nn.Module):
         self.layers, self.heads, self.head_width = config.layers, config.heads, config.width // config.heads
         self.classes = nn.Embedding(self.class_count + 1, config.width)
         self.tokens = nn.Embedding(self.levels * self.codebook_size, config.width)
-        self.mask = nn.Parameter(torch.empty(self.levels, config.width)) if mask_token else None
+        self.mask = nn.Parameter(torch.empty(self.levels, config.width)) if masked else None
+        self.places = nn.Parameter(torch.empty(self.length, config.width)) if masked else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
@@ -76,22 +78,22 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-        if self.mask is not None:
-            nn.init.normal_(self.mask, std=0.02)
+        for parameter in (self.mask, self.places):
+            if parameter is not None:
+                nn.init.normal_(parameter, std=0.02)
 
-    def embed(self, tokens: Tensor, start: int = 0, unknown: Tensor | None = None) -> Tensor:
-        """Tokens B×n that begin at place `start` of the sequence, as B×n×width.
-
-        Args:
-            tokens: int64 in [0, K).
-            unknown: bool B×n: where the mask token stands instead.
-        """
-        here = slice(start, start + tokens.shape[1])
-        embedded: Tensor = self.tokens(tokens + self.offset[here])
-        if unknown is not None:
-            assert self.mask is not None
-            embedded = torch.where(unknown[..., None], self.mask[self.level[here]].to(embedded.dtype), embedded)
+    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """Tokens B×n in [0, K) that begin at place `start` of the sequence, as B×n×width."""
+        embedded: Tensor = self.tokens(tokens + self.offset[start : start + tokens.shape[1]])
         return embedded
+
+    def embed_masked(self, tokens: Tensor, unknown: Tensor) -> Tensor:
+        """Whole sequences B×L of which some tokens (bool B×L) are unknown, as B×L×width."""
+        assert self.mask is not None
+        assert self.places is not None
+        embedded = self.embed(tokens)
+        mask = self.mask[self.level].to(embedded.dtype)
+        return torch.where(unknown[..., None], mask, embedded) + self.places
 
     def start(self, labels: Tensor) -> Tensor:
         """The class token of labels B in [0, class_count], as B×1×width."""
