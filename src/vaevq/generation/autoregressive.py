@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaevq.config.generation import AutoregressiveConfig, TokensConfig
-from vaevq.generation.network import CodeLength, GeneratorNetwork
+from vaevq.generation.network import CodeLength, GeneratorNetwork, precise
 from vaevq.generation.sampling import SamplingOptions, chosen, guided, uniforms
 
 
@@ -27,12 +27,12 @@ class Autoregressive(GeneratorNetwork):
     ) -> Tensor:
         """Mean cross-entropy over all tokens; see `GeneratorNetwork.forward`."""
         shown = self.with_dropped(self.shown(labels, len(tokens)), positions, seed)
-        logits = self.logits(tokens, shown).float()
+        logits = precise(self.logits(tokens, shown))
         return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), label_smoothing=smoothing)
 
     def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
         """−log p(tokens | class)."""
-        logits = self.logits(tokens, self.shown(labels, len(tokens))).float()
+        logits = precise(self.logits(tokens, self.shown(labels, len(tokens))))
         return CodeLength(F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum"), tokens.numel())
 
     def logits(self, tokens: Tensor, labels: Tensor) -> Tensor:

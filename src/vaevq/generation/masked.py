@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaevq.config.generation import MaskedConfig, TokensConfig
-from vaevq.generation.network import CodeLength, GeneratorNetwork
+from vaevq.generation.network import CodeLength, GeneratorNetwork, precise
 from vaevq.generation.sampling import SamplingOptions, chosen, guided, uniforms
 from vaevq.seeding import generator
 
@@ -33,14 +33,14 @@ class Masked(GeneratorNetwork):
         """
         shown = self.with_dropped(self.shown(labels, len(tokens)), positions, seed)
         hidden = masks(tokens.shape[1], positions, "mask", seed).to(tokens.device)
-        logits = self.logits(tokens, hidden, shown)[hidden].float()
+        logits = precise(self.logits(tokens, hidden, shown)[hidden])
         nats = F.cross_entropy(logits, tokens[hidden], label_smoothing=smoothing, reduction="sum")
         return nats / (MEAN_MASKED * tokens.numel())
 
     def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
         """Of masked tokens given the others, under masks that the positions decide."""
         hidden = masks(tokens.shape[1], positions, "held-out mask").to(tokens.device)
-        logits = self.logits(tokens, hidden, self.shown(labels, len(tokens)))[hidden].float()
+        logits = precise(self.logits(tokens, hidden, self.shown(labels, len(tokens)))[hidden])
         return CodeLength(F.cross_entropy(logits, tokens[hidden], reduction="sum"), int(hidden.sum()))
 
     def logits(self, tokens: Tensor, hidden: Tensor, labels: Tensor) -> Tensor:

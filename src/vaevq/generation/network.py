@@ -91,3 +91,8 @@ class GeneratorNetwork(nn.Module):
         if options.guidance == 1:
             return labels
         return torch.cat([labels, torch.full_like(labels, self.no_label)])
+
+
+def precise(logits: Tensor) -> Tensor:
+    """Logits in float32 at least: a softmax in bfloat16 would be coarse."""
+    return logits.float() if logits.dtype.itemsize < 4 else logits

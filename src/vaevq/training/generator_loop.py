@@ -75,9 +75,7 @@ def run_tokens(config: GeneratorRunConfig) -> RunTokens:
         raise UserError("data.tokens: name the tokens to learn from with --tokens: what vaevq encode has written")
     tokens = read_token_set(config.data.tokens)
     if config.network.conditional and tokens.labels is None:
-        raise UserError(
-            f"{tokens.source}: tokens without labels; an unconditional generator is network.conditional=false"
-        )
+        raise UserError(f"{tokens.source}: tokens without labels; network.conditional=false makes do without them")
     if config.data.held_out is None:
         train, held_out = tokens.split(config.data.held_out_share, config.seed)
         return RunTokens(tokens, train, tokens, held_out)
