@@ -299,7 +299,7 @@ def inspect(
     device: str = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say what a run folder, a model folder, a checkpoint or a token file holds.
+    """Say what a run or model folder, a checkpoint, a token file or a folder of shards holds.
 
     For example:
 
@@ -308,7 +308,7 @@ def inspect(
       vaevq inspect tokens.safetensors
 
     Args:
-        path: a run folder, a model folder, a checkpoint (.pt) or a token file.
+        path: a run or model folder (tokenizer or generator), a checkpoint (.pt), a token file or a folder of shards.
         diagnose: measure instead why a run's quantizer does well or badly, on its own images; takes minutes.
         device: of --diagnose: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of a table.

@@ -16,7 +16,7 @@ class InceptionScore:
     """
 
     def __init__(self, weights: Tensor) -> None:
-        self._weights = weights
+        self._weights = weights.detach()
         self._count = 0
         self._probabilities = torch.zeros(len(weights), dtype=torch.float64)
         self._negative_entropy = 0.0
