@@ -11,7 +11,9 @@ from vaevq.config.generation import GENERATORS, GeneratorConfig, GeneratorRunCon
 from vaevq.config.section import merged
 from vaevq.data.tokens import TokenFile, write_token_file
 from vaevq.generation.build import build_network
+from vaevq.generation.generator import Generator
 from vaevq.generation.network import GeneratorNetwork
+from vaevq.tokenizer import Tokenizer
 
 K = 11
 
@@ -46,6 +48,20 @@ def random_network(
         if "projection" in name or "gate" in name:
             torch.nn.init.normal_(parameter, std=0.3)
     return made
+
+
+def write_generator(tokenizer: Path, run_dir: Path) -> None:
+    """A run folder with a generator of the tokens of a tokenizer, of 8×8 positions in ten classes."""
+    model = Tokenizer.from_pretrained(tokenizer)
+    config = generator_config(
+        codebook_size=model.quantizer.codebook_size,
+        grid=(8, 8),
+        image_size=(8 * model.downsample_factor,) * 2,
+        tokenizer_digest=model.digest,
+        class_count=10,
+        classes=("dog", "cat", *"abcdefgh"),
+    )
+    Generator(config, model).save_pretrained(run_dir / "model")
 
 
 def random_tokens(network: GeneratorNetwork, count: int) -> Tensor:

@@ -52,7 +52,7 @@ def train(
     Args:
         recipe: the name of a generator's recipe or a YAML file, and any number of dotted.key=value.
         kind: ar (one token after another) or mask (all at once, in a few steps); the recipe's where left out.
-        tokens: a folder of vaevq encode --shard-size, or a token file.
+        tokens: a folder of shards that the verb encode has written, or a token file.
         held_out: tokens to measure on, where they lie apart; otherwise a share of the images is held out.
         run_dir: where the run is kept; runs/RECIPE-KIND where left out.
         seed: seed of everything random.

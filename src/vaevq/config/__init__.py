@@ -7,6 +7,7 @@ Every weight and every choice that the paper and the authors' released code make
 """
 
 from vaevq.config.generation import (
+    GENERATORS,
     GenerationEvalConfig,
     GeneratorConfig,
     GeneratorRunConfig,
@@ -47,6 +48,7 @@ from vaevq.config.section import Reduction, Section, leaves, merged
 from vaevq.config.variants import VARIANTS, spelled_out
 
 __all__ = [
+    "GENERATORS",
     "QUANTIZERS",
     "QUANTIZE_FROM",
     "VARIANTS",
