@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from generators import small_generator_run, small_generator_tree, write_tokens
-from runs import largest_difference, last_checkpoint, metrics, on_two_processes, tensors, torchrun, vaevq
+from runs import largest_difference, last_checkpoint, metrics, on_two_processes, tensors, torchrun, vaevq, weights
 from vaevq.config import GeneratorRunConfig
 from vaevq.data.token_set import token_batches
 from vaevq.distributed import rank, world_size
@@ -24,10 +24,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "micro-batches": {"network": {"kind": "mask", "dropout": 0.0}, "train": {"accumulation": 2}},
     "unconditional": {"network": {"kind": "ar", "dropout": 0.0, "conditional": False}},
 }
+SHARDED = ("ar", "mask", "micro-batches")
 
 
-def config(tokens: Path, name: str) -> GeneratorRunConfig:
+def config(tokens: Path, name: str, parallel: str = "ddp") -> GeneratorRunConfig:
     sections = {key: {**EXACT.get(key, {}), **VARIANTS[name].get(key, {})} for key in ("network", "train")}
+    sections["train"]["parallel"] = parallel
     return small_generator_run(tokens, sections["network"]["kind"], **sections)
 
 
@@ -53,6 +55,10 @@ def work(tokens: Path, folder: Path) -> None:
     for name in VARIANTS:
         trainer, losses = after_steps(config(tokens, name))
         torch.save((tensors(trainer.state_dict()), losses), folder / f"{name}-{rank()}.pt")
+    for name in SHARDED:
+        trainer, losses = after_steps(config(tokens, name, "fsdp"))
+        mine = sum(p.to_local().numel() for p in trainer.network.parameters())  # type: ignore[operator]
+        torch.save((trainer.state_dict(), losses, mine), folder / f"{name}-fsdp-{rank()}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,41 @@ def test_two_processes_learn_what_one_learns(pair: Path, tokens: Path, name: str
     assert largest_difference(first, tensors(alone.state_dict())) < 1e-10
     assert its[1] != pytest.approx(others[1], rel=1e-6), "each has seen its own images"
     assert [(a + b) / 2 for a, b in zip(its, others, strict=True)] == pytest.approx(losses, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_two_processes_with_half_the_weights_each_learn_what_one_learns(pair: Path, tokens: Path, name: str) -> None:
+    alone, losses = after_steps(config(tokens, name))
+    (state, its, half), (_, others, rest) = (
+        torch.load(pair / f"{name}-fsdp-{number}.pt", weights_only=True) for number in range(2)
+    )
+    assert half + rest == sum(p.numel() for p in alone.network.parameters())
+    assert half < 0.6 * (half + rest)
+    for part, network in (("network", alone.network), ("average", alone.averaged.network)):
+        assert largest_difference(state[part], network.state_dict()) < 1e-10
+    assert [(a + b) / 2 for a, b in zip(its, others, strict=True)] == pytest.approx(losses, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ar", "mask"])
+def test_a_sharded_run_stopped_and_continued_is_that_of_one_process(tokens: Path, tmp_path: Path, kind: str) -> None:
+    often = {"checkpoint_every": 24, "keep_checkpoints": 9, "evaluate_every": 16, "accumulation": 2}
+    tree = small_generator_tree(tokens, kind, **{**EXACT, "train": {**EXACT["train"], **often}})
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(yaml.safe_dump(tree))
+    alone, sharded = tmp_path / "alone", tmp_path / "sharded"
+    assert vaevq("generate", "train", recipe, "--run-dir", alone, "--quiet").code == 0
+    words = ("-m", "vaevq", "generate", "train", recipe, "train.parallel=fsdp", "--quiet", "--run-dir", sharded)
+    for _ in range(2):
+        outcome = torchrun(*words, cwd=tmp_path)
+        assert outcome.code == 0, outcome.err
+        assert largest_difference(weights(sharded), weights(alone)) < 1e-10
+        for path in (sharded / "checkpoints").glob("*.pt"):
+            if int(path.stem) > 24:
+                path.unlink()
+        shutil.rmtree(sharded / "model")
+    for row, same in zip(metrics(sharded), metrics(alone), strict=True):
+        assert row.pop("split") == same.pop("split")
+        assert row == pytest.approx(same, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ar", "mask"])

@@ -77,7 +77,7 @@ def test_the_log_has_every_interval(result: GeneratorResult) -> None:
 def test_the_model_is_the_averaged_one_and_its_held_out_loss_is_that_of_its_code(result: GeneratorResult) -> None:
     checkpoint = torch.load(max((result.run_dir / "checkpoints").glob("*.pt")), weights_only=True)
     saved = weights(result.run_dir)
-    assert all(torch.equal(saved[name], value) for name, value in checkpoint["average"].items())
+    assert all(torch.equal(saved[f"network.{name}"], value) for name, value in checkpoint["average"].items())
     assert any(not torch.equal(saved[f"network.{name}"], value) for name, value in checkpoint["network"].items())
     config = read_json(GeneratorRunConfig, result.run_dir / "config.json")
     both = run_tokens(config)
@@ -148,6 +148,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "held-out tokens of more classes": (
         lambda p: {"data": {"held_out": str(write_tokens(p / "four", classes=4))}},
         "four: its labels are not those of",
+    ),
+    "shards for one process": (
+        lambda p: {"train": {"parallel": "fsdp"}},
+        "train.parallel: fsdp has no effect on one process: start several with torchrun",
     ),
     "a learning rate that diverges": (
         lambda p: {"train": {"learning_rate": 1e30, "images": 400}},

@@ -113,6 +113,8 @@ class GeneratorTrainConfig(Section):
     ema_decay: float = Field(default=0.9999, ge=0, lt=1)  # 0: no averaging
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"  # auto: bfloat16 autocast on CUDA
     gradient_checkpointing: bool = False
+    # Several processes: ddp, a whole network each; fsdp, weights and optimizer state spread over them.
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     log_every: int = Field(default=12_800, ge=1)
     evaluate_every: int = Field(default=128_000, ge=1)

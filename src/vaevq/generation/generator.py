@@ -91,6 +91,10 @@ class Generator(
             raise UserError(f"this generator makes tokens of tokenizer {expected}, not of {digest}")
         self._tokenizer[:] = [tokenizer.eval()]
 
+    def share_tokenizer(self, other: "Generator") -> None:
+        """Decodes with the tokenizer of another generator of the same tokens, if that has one."""
+        self._tokenizer[:] = other._tokenizer
+
     def sample(
         self,
         count: int = 1,

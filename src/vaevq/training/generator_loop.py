@@ -112,6 +112,8 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
     """
     with engine(config.train.device, config.train.precision) as place:
         check_batch(config.train, place)
+        if config.train.parallel == "fsdp" and place.world_size == 1:
+            raise UserError("train.parallel: fsdp has no effect on one process: start several with torchrun")
         with place.together():
             tokens = run_tokens(config)
         model = model_config(config, tokens.train)
@@ -130,10 +132,10 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
                 tracker.message("there is no tokenizer beside the tokens: sampling images will need --tokenizer")
             loop = _Loop(config, run_dir, place, trainer, tokens, tracker)
             loop.run()
-            figures = loop.measure(len(tokens.held_out_items))
+            figures, generator = loop.measure(len(tokens.held_out_items)), loop.model
             if place.is_main:
                 write_text(run_dir / "eval.json", json.dumps({"figures": figures}, indent=2) + "\n")
-        return GeneratorResult(run_dir, trainer.averaged, figures, len(tokens.held_out_items), place.is_main)
+        return GeneratorResult(run_dir, generator, figures, len(tokens.held_out_items), place.is_main)
 
 
 class _Loop(Loop[TokenBatch]):
@@ -184,14 +186,17 @@ class _Loop(Loop[TokenBatch]):
         chosen = items[np.arange(count) * len(items) // count]
         network, share = self.trainer.averaged.network, self.train.batch_size // self.train.accumulation
         sums = torch.zeros(2, dtype=torch.float64)
-        for number, first in enumerate(range(0, count, share)):
-            if number % self.place.world_size != self.place.rank:
-                continue
+        starts = range(0, count, share)
+        rounds = -(-len(starts) // self.place.world_size)
+        # Each process has as many batches as the others, the last ones for nothing: sharded ones wait for each other.
+        for number in range(self.place.rank, rounds * self.place.world_size, self.place.world_size):
+            first = starts[number] if number < len(starts) else 0
             places = np.arange(first, min(count, first + share))
             batch = self.tokens.held_out.batch(chosen[places], places)
             with self.place.autocast():
                 length = network.code_length(*self.trainer.prepared(batch))
-            sums += torch.tensor([float(length.nats), length.tokens], dtype=torch.float64)
+            if number < len(starts):
+                sums += torch.tensor([float(length.nats), length.tokens], dtype=torch.float64)
         total = all_reduce_sum(sums.to(self.place.device)) if self.place.world_size > 1 else sums
         loss = float(total[0] / total[1])
         return {"loss": loss, network.measures: loss / math.log(2)}
@@ -199,7 +204,7 @@ class _Loop(Loop[TokenBatch]):
     @property
     def model(self) -> Generator:
         """The generator with averaged weights."""
-        return self.trainer.averaged
+        return self.trainer.gathered()
 
 
 def _about(tokens: RunTokens) -> dict[str, Any]:

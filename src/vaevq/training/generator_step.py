@@ -17,6 +17,7 @@ from vaevq.generation.network import GeneratorNetwork
 from vaevq.seeding import stream_seed
 from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
+from vaevq.training.sharded import shard, spread, synchronize, whole, whole_optimizer, whole_weights
 from vaevq.training.tokenizer_step import schedule
 
 
@@ -42,14 +43,30 @@ class GeneratorTrainer:
         self.network.transformer.gradient_checkpointing = config.train.gradient_checkpointing
         self.average = WeightAverage(generator, config.train.ema_decay)
         self._generator = generator
+        self.sharded = config.train.parallel == "fsdp"
+        if self.sharded:
+            for network in (self.network, self.averaged.network):
+                shard(network, network.transformer.blocks, ["code_length"], engine)
         self.optimizer = _adamw(self.network, config.train)
-        self._wrapped = engine.wrap(self.network)
+        self._wrapped = self.network if self.sharded else engine.wrap(self.network)
         self.images_seen = 0
 
     @property
     def averaged(self) -> Generator:
-        """The generator with averaged weights, in evaluation mode."""
+        """The generator with averaged weights, in evaluation mode; of sharded training this process's part of it."""
         return cast(Generator, self.average.module)
+
+    def gathered(self) -> Generator:
+        """The generator with averaged weights, whole; if sharded, on the main process alone. All processes call it."""
+        if not self.sharded:
+            return self.averaged
+        weights = whole_weights(self.averaged.network)
+        if not self.engine.is_main:
+            return self.averaged
+        generator = Generator(self.averaged.config).to(self.engine.dtype).eval()
+        generator.network.load_state_dict(weights)
+        generator.share_tokenizer(self.averaged)
+        return generator
 
     def step(self, batches: Sequence[TokenBatch]) -> Mapping[str, float]:
         """One optimizer step on this process's share of a batch, given as micro-batches.
@@ -67,7 +84,7 @@ class GeneratorTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         losses: list[Tensor] = []
         for i, batch in enumerate(batches):
-            with _synchronized(self._wrapped, last=i == len(batches) - 1), self.engine.autocast():
+            with self._synchronized(last=i == len(batches) - 1), self.engine.autocast():
                 loss: Tensor = self._wrapped(
                     *self.prepared(batch), seed=self.config.seed, smoothing=train.label_smoothing
                 )
@@ -87,7 +104,7 @@ class GeneratorTrainer:
     def _apply(self, losses: Tensor) -> None:
         """Clips and steps, unless the loss or the gradient is not finite."""
         train = self.config.train
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), train.clip_norm or math.inf)
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), train.clip_norm or math.inf))
         where = f"in step {self.images_seen // train.batch_size + 1} (after {self.images_seen} images)"
         way_out = "try a lower train.learning_rate; the last checkpoint is kept"
         finite = bool(losses.isfinite().all())
@@ -101,22 +118,36 @@ class GeneratorTrainer:
         self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on, whole; if sharded, on the main process alone. All processes call it."""
+        average = self.averaged.network
         return {
             "images_seen": self.images_seen,
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.module.state_dict(),
+            "network": whole_weights(self.network) if self.sharded else self.network.state_dict(),
+            "optimizer": whole_optimizer(self.network, self.optimizer) if self.sharded else self.optimizer.state_dict(),
+            "average": whole_weights(average) if self.sharded else average.state_dict(),
             "average_steps": self.average.steps,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from what `state_dict` gave."""
         self.images_seen = state["images_seen"]
+        self.average.steps = state["average_steps"]
+        if self.sharded:
+            spread(self.network, state["network"], self.optimizer, state["optimizer"])
+            spread(self.averaged.network, state["average"])
+            return
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.average.module.load_state_dict(state["average"])
-        self.average.steps = state["average_steps"]
+        self.averaged.network.load_state_dict(state["average"])
+
+    def _synchronized(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are averaged over processes after the last micro-batch alone."""
+        if self.sharded:
+            synchronize(self.network, last=last)
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return contextlib.nullcontext()
+        no_sync: contextlib.AbstractContextManager[None] = self._wrapped.no_sync()
+        return no_sync
 
 
 def _adamw(network: nn.Module, train: GeneratorTrainConfig) -> torch.optim.AdamW:
@@ -128,11 +159,3 @@ def _adamw(network: nn.Module, train: GeneratorTrainConfig) -> torch.optim.AdamW
         {"params": vectors, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.betas)
-
-
-def _synchronized(module: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Gradients are averaged over processes after the last micro-batch alone."""
-    if last or not isinstance(module, DistributedDataParallel):
-        return contextlib.nullcontext()
-    no_sync: contextlib.AbstractContextManager[None] = module.no_sync()
-    return no_sync

@@ -34,7 +34,7 @@ class Trainer(Protocol[BatchIn]):
         """One optimizer step on micro-batches; gives the mean of each loss term."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on; all processes call it, and the main one needs it."""
 
 
 class Loop(ABC, Generic[Batch]):
@@ -75,7 +75,7 @@ class Loop(ABC, Generic[Batch]):
     @property
     @abstractmethod
     def model(self) -> PyTorchModelHubMixin:
-        """What is saved beside the checkpoint: the model with averaged weights."""
+        """What is saved beside the checkpoint: the model with averaged weights. All processes ask for it."""
 
     def run(self) -> None:
         """Steps until the images of the configuration are seen.
@@ -122,12 +122,13 @@ class Loop(ABC, Generic[Batch]):
 
     def save(self) -> None:
         """Writes the model and the checkpoint."""
+        model, state = self.model, self._trainer.state_dict()  # on all processes: parts may have to be gathered
         with self.place.together():
             if self.place.is_main:
                 # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
-                self.model.save_pretrained(self.run_dir / "model")
+                model.save_pretrained(self.run_dir / "model")
                 folder, keep = self.run_dir / "checkpoints", self.train.keep_checkpoints
-                save_checkpoint(folder, self._trainer.images_seen, self._trainer.state_dict(), keep)
+                save_checkpoint(folder, self._trainer.images_seen, state, keep)
 
     def _stop(self) -> NoReturn:
         seen = self._trainer.images_seen
