@@ -151,6 +151,23 @@ def test_what_a_generator_has_not_is_one_line_before_anything_is_made(
     assert "\n" not in str(caught.value)
 
 
+def test_a_compiled_step_makes_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's own backend for tests: what a compiler for a device makes of the graph is not ours."""
+    before, made_of = torch.compile, []
+
+    def compile_simply(step: Any, **options: Any) -> Any:
+        made_of.append(options)
+        return before(step, **options, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", compile_simply)
+    plain, compiled = made(), made()
+    compiled.compile_step()
+    expected = [part.tokens for part in plain.samples(5, options=GUIDED, batch_size=3)]
+    found = [part.tokens for part in compiled.samples(5, options=GUIDED, batch_size=3)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert made_of == [{"fullgraph": True, "dynamic": False}] * 2
+
+
 def test_a_masked_generator_cannot_be_compiled() -> None:
     with pytest.raises(UserError, match="compiling has no effect on a generator of kind mask"):
         made("mask").compile_step()

@@ -160,6 +160,11 @@ def test_a_stream_from_the_middle_is_the_tail_and_ranks_share_it(tokens: TokenSe
 
 def test_sets_of_different_tokenizers_or_grids_are_told_apart(tokens: TokenSet, tmp_path: Path) -> None:
     tokens.check_like(tokens)
+    named = read_token_set(token_folder(tmp_path / "named", token_file(names(4))))
+    tokens.check_like(named)  # a file does not know the names of its classes
+    other = read_token_set(token_folder(tmp_path / "other", token_file(names(4)), classes=("x", "y", "z")))
+    with pytest.raises(UserError, match="are of different classes: "):
+        named.check_like(other)
     write_token_file(tmp_path / "o", token_file(names(2), model_digest="f" * 16))
     with pytest.raises(UserError, match="are of different model_digest: ffff"):
         tokens.check_like(read_token_set(tmp_path / "o"))

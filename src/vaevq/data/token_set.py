@@ -81,7 +81,8 @@ class TokenSet:
         """
         for what in ("model_digest", "codebook_size", "grid", "codes_per_position", "size", "classes"):
             here, there = getattr(self, what), getattr(other, what)
-            if here != there:
+            unknown = what == "classes" and not (here and there)  # a single file does not know their names
+            if here != there and not unknown:
                 raise UserError(f"{other.source} and {self.source} are of different {what}: {there}, {here}")
 
     def split(self, share: float, seed: int) -> tuple[Integers, Integers]:
