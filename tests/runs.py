@@ -198,6 +198,15 @@ def command_line(*words: object) -> list[str]:
     return [sys.executable, "-m", "vaevq", *map(str, words)]
 
 
+def torchrun(*program: object, cwd: Path) -> Outcome:
+    """A program on two processes, as users start it."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*start, *map(str, program)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
 def on_two_processes(work: Callable[..., None], *given: Any) -> None:
     """Calls `work` in two processes of one group."""
     with socket.socket() as free:

@@ -1,6 +1,6 @@
 """VAEVQ: discrete visual tokenizers that use their whole codebook.
 
-`vaevq.Tokenizer` is imported on first use, so that the command answers before torch is loaded.
+`vaevq.Tokenizer` and `vaevq.Generator` are imported on first use, so that the command answers before torch is loaded.
 """
 
 from importlib.metadata import version
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from vaevq.errors import UserError
 
 if TYPE_CHECKING:
+    from vaevq.generation.generator import Generator
     from vaevq.tokenizer import Tokenizer
 
 __version__ = version("vaevq")
-__all__ = ["Tokenizer", "UserError", "__version__"]
+__all__ = ["Generator", "Tokenizer", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from vaevq.tokenizer import Tokenizer
 
         return Tokenizer
+    if name == "Generator":
+        from vaevq.generation.generator import Generator
+
+        return Generator
     raise AttributeError(f"module 'vaevq' has no attribute '{name}'")

@@ -5,7 +5,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from vaevq.config import RunConfig, recipe_names
+from vaevq.config import RecipeKind, RunConfig, recipe_names
 from vaevq.errors import UserError, nearest_name
 
 FLAGS = frozenset(
@@ -19,6 +19,8 @@ FLAGS = frozenset(
         "--keep-runs",
         "--any-code",
         "--diagnose",
+        "--flips",
+        "--compile",
         "--help",
         "-h",
     }
@@ -63,13 +65,23 @@ def recipe_and_overrides(words: tuple[str, ...]) -> tuple[str, list[str]]:
     Raises:
         UserError: several recipes, or a word that names images.
     """
+    return recipe_words(words, "tokenizers", "quickstart")
+
+
+def recipe_words(words: tuple[str, ...], kind: RecipeKind, default: str) -> tuple[str, list[str]]:
+    """The recipe of a kind among the words, `default` where there is none, and the `key=value` words.
+
+    Raises:
+        UserError: several recipes, or a word that names what to learn from.
+    """
+    what, option = ("images", "--data") if kind == "tokenizers" else ("tokens", "--tokens")
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
-        raise UserError(f"one recipe at a time, not {', '.join(names)}; images are named with --data")
-    name = names[0] if names else "quickstart"
-    is_recipe = name in recipe_names() or Path(name).suffix in (".yaml", ".yml")
+        raise UserError(f"one recipe at a time, not {', '.join(names)}; {what} are named with {option}")
+    name = names[0] if names else default
+    is_recipe = name in recipe_names(kind) or Path(name).suffix in (".yaml", ".yml")
     if not is_recipe and Path(name).expanduser().exists():
-        raise UserError(f"{name}: not a recipe; where these are your images, name them with --data {name}")
+        raise UserError(f"{name}: not a recipe; where these are your {what}, name them with {option} {name}")
     return name, [word for word in words if "=" in word]
 
 

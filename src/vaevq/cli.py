@@ -3,6 +3,7 @@
 torch and all that needs it is imported inside the verbs, so that `vaevq --help` answers at once.
 """
 
+import inspect as inspect_module
 import json
 import os
 import shlex
@@ -16,11 +17,13 @@ import tyro
 
 from vaevq import __version__
 from vaevq.arguments import chosen_verbs, given, recipe_and_overrides, run_name, words_first
+from vaevq.cli_generate import GENERATE_VERBS
 from vaevq.config import EvalConfig, RunConfig, load_run_config, load_section
 from vaevq.console import escape_what_cannot_be_written, progress, say, say_evaluation, say_rows, say_table, warn
 from vaevq.errors import UserError
 
 if TYPE_CHECKING:
+    from vaevq.data.views import Views
     from vaevq.tokenizer import Tokenizer
 
 Recipe = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RECIPE] [KEY=VALUE ...]")]
@@ -167,37 +170,54 @@ def encode(
     output: Output,
     resize: Number = None,
     crop: Number = None,
+    crops: int = 1,
+    flips: bool = False,
+    shard_size: Number = None,
     batch_size: int = 8,
     device: str = "auto",
     force: bool = False,
 ) -> None:
-    """Turn images into a token file.
+    """Turn images into a token file, or a whole data set into shards of tokens.
+
+    With --shard-size, running the same command again makes the shards that are missing.
 
     For example:
 
       vaevq encode photo.jpg ~/more-photos --model runs/quickstart -o tokens.safetensors
+      vaevq encode cifar10/train --model runs/cifar10 -o tokens/cifar10 --shard-size 10000 --crop 32 --flips
 
     Args:
         paths: images, folders, list files or shards.
         model: a run folder, a model folder or a hub name.
-        output: the token file.
+        output: the token file; with --shard-size a folder.
         resize: bring the shorter side to so many pixels first.
         crop: then cut the middle square of so many pixels.
+        crops: so many squares of each image instead of the middle one alone: it, the corners, then others.
+        flips: every view mirrored as well.
+        shard_size: write a folder of token files of so many images each (and their views), resumable.
         batch_size: images at a time, where they are of one size.
         device: auto, cpu, cuda, cuda:1, mps.
-        force: overwrite the token file.
+        force: overwrite the token file; make all shards anew.
     """
     from vaevq.codec import encode_images
     from vaevq.data.index import find_all
     from vaevq.data.tokens import write_token_file
+    from vaevq.data.views import Views, index_of_views
     from vaevq.files import require_place
     from vaevq.training.engine import choose_device
 
-    require_place(output, force=force)
     options = {"resize": resize, "crop": crop, "batch_size": batch_size}
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
+    views = Views(resize, crop, crops, flips)
+    if shard_size is not None:
+        _encode_shards(paths, model, output, views, shard_size, config, device, force)
+        return
+    require_place(output, force=force)
     place = choose_device(device)
     images = find_all(paths)
+    if views.count > 1:
+        images = index_of_views(images, views)
+        config = config.model_copy(update={"resize": None, "crop": None})
     with progress("encoding", len(images)) as reached:
         encoded = encode_images(_load(model).to(place), images, config, place, reached)
     write_token_file(output, encoded.file, force=force)
@@ -205,6 +225,43 @@ def encode(
         warn(f"skipped {line}")
     count = sum(grid.size for grid in encoded.file.tokens)
     say(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
+
+
+def _encode_shards(
+    paths: tuple[str, ...],
+    model: str,
+    output: Path,
+    views: "Views",
+    shard_size: int,
+    config: EvalConfig,
+    device: str,
+    force: bool,
+) -> None:
+    """A data set to a folder of shards, on one process or several."""
+    from vaevq.codec import encode_shards
+    from vaevq.data.index import find_all
+    from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, missing_shards
+    from vaevq.training.engine import engine
+
+    with engine(device, "float32") as place:
+        with place.together():
+            images, tokenizer = find_all(paths), _load(model).to(place.device)
+            plan = ShardPlan.of(images, tokenizer.digest, shard_size, views)
+        with place.together():
+            if place.is_main:
+                claim_folder(output, plan, force=force)
+                tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
+        with place.together():
+            missing = sum(len(plan.part(number)) for number in missing_shards(output, plan)) * views.count
+        with progress("encoding", missing, quiet=not place.is_main) as reached:
+            done = encode_shards(
+                tokenizer, images, output, plan, place.device, batch_size=config.batch_size, progress=reached
+            )
+        for line in done.unreadable:
+            warn(f"skipped {line}")
+        if place.is_main:
+            each = f"{plan.images} images × {views.count} views" if views.count > 1 else f"{plan.images} images"
+            say(f"{each}, {plan.shards} shards, {done.shards} of them made now: {output}")
 
 
 def decode(
@@ -257,7 +314,7 @@ def inspect(
     device: str = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say what a run folder, a model folder, a checkpoint or a token file holds.
+    """Say what a run or model folder, a checkpoint, a token file or a folder of shards holds.
 
     For example:
 
@@ -266,7 +323,7 @@ def inspect(
       vaevq inspect tokens.safetensors
 
     Args:
-        path: a run folder, a model folder, a checkpoint (.pt) or a token file.
+        path: a run or model folder (tokenizer or generator), a checkpoint (.pt), a token file or a folder of shards.
         diagnose: measure instead why a run's quantizer does well or badly, on its own images; takes minutes.
         device: of --diagnose: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of a table.
@@ -378,6 +435,18 @@ def compare(
     say(f"table         {sweep.out / 'table.md'}")
 
 
+def generate() -> None:
+    """Train a generator on tokens, sample images from it, measure them.
+
+    For example:
+
+      vaevq generate train --tokens tokens/cifar10
+      vaevq generate sample runs/cifar10-ar --count 64 -o samples
+      vaevq generate eval samples/images --reference cifar10/train
+    """
+    raise AssertionError("its own verbs are called instead")
+
+
 VERBS: dict[str, Callable[..., Any]] = {
     "train": train,
     "eval": evaluate,
@@ -386,6 +455,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "inspect": inspect,
     "report": report,
     "compare": compare,
+    "generate": generate,
 }
 
 
@@ -397,14 +467,11 @@ def main() -> None:
         if arguments == ["--version"]:
             say(f"vaevq {__version__}")
             return
-        tyro.extras.subcommand_cli_from_dict(
-            chosen_verbs(VERBS, arguments),
-            prog="vaevq",
-            description=f"vaevq {__version__}: discrete visual tokenizers. `vaevq VERB --help` shows a verb's options "
-            "and examples.",
-            args=words_first(arguments),
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        if arguments[:1] == ["generate"]:
+            _call(GENERATE_VERBS, arguments[1:], "vaevq generate", inspect_module.getdoc(generate) or "")
+        else:
+            about = "discrete visual tokenizers. `vaevq VERB --help` shows a verb's options and examples."
+            _call(VERBS, arguments, "vaevq", f"vaevq {__version__}: {about}")
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             warn(f"vaevq: error: {error}")
@@ -413,6 +480,16 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _call(verbs: dict[str, Callable[..., Any]], arguments: list[str], name: str, description: str) -> None:
+    tyro.extras.subcommand_cli_from_dict(
+        chosen_verbs(verbs, arguments),
+        prog=name,
+        description=description,
+        args=words_first(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def _run_config(model: str) -> RunConfig | None:

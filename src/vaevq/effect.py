@@ -217,3 +217,27 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect without kid in eval.metrics",
     ),
 )
+
+GENERATOR_NO_EFFECT: tuple[NoEffect, ...] = (
+    NoEffect(
+        ("network.class_dropout",),
+        lambda of: not of["network.conditional"],
+        "has no effect where network.conditional is false: there is no class to hide",
+    ),
+    NoEffect(
+        ("data.held_out_share",),
+        lambda of: of["data.held_out"] is not None,
+        "has no effect with data.held_out: nothing is split",
+    ),
+)
+"""Of the configuration of a generator's run."""
+
+GENERATION_EVAL_NO_EFFECT: tuple[NoEffect, ...] = (
+    NoEffect(("kid_block",), lambda of: "kid" not in of["metrics"], "has no effect without kid in metrics"),
+    NoEffect(
+        ("neighbours",),
+        lambda of: "precision_recall" not in of["metrics"],
+        "has no effect without precision_recall in metrics",
+    ),
+)
+"""Of the options of an evaluation of generated images."""

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaevq.config import RunConfig, read_json
+from vaevq.config import GeneratorRunConfig, RunConfig, read_json
+from vaevq.data.token_shards import TOKENIZER_FOLDER, is_token_folder, missing_shards, read_plan, token_files
 from vaevq.data.tokens import read_token_file
 from vaevq.errors import UserError
+from vaevq.generation.generator import Generator
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.counts import deciles, sparkline
 from vaevq.metrics.result import read_evaluation
@@ -20,7 +22,7 @@ Rows = list[tuple[str, Any]]
 
 
 def inspect_path(path: Path) -> Rows:
-    """Rows of (what, value) for a run folder, a model folder, a checkpoint or a token file; values are JSON data.
+    """Rows of (what, value) for a run or model folder, a checkpoint, tokens in a file or in shards; values are JSON.
 
     Codebook usage is of the tokens of a token file, or of the held-out images of the eval.json that lies in a run or
     model folder and is of these weights; without one it is left out.
@@ -30,6 +32,10 @@ def inspect_path(path: Path) -> Rows:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    if path.is_dir() and is_token_folder(path):
+        return _shard_rows(path)
+    if path.is_dir() and _is_generator(path):
+        return _generator_rows(path)
     if path.is_dir():
         return _run_rows(path) if (path / "split.json").is_file() else [("kind", "tokenizer"), *_model_rows(path)]
     if path.suffix == ".pt":
@@ -92,6 +98,69 @@ def _checkpoint_rows(path: Path) -> Rows:
         *([("codebook_size", len(embedding))] if embedding is not None else []),
         ("bytes", path.stat().st_size),
     ]
+
+
+def _is_generator(folder: Path) -> bool:
+    file = folder / "config.json"
+    return file.is_file() and '"network"' in file.read_text(encoding="utf-8", errors="replace")
+
+
+def _generator_rows(folder: Path) -> Rows:
+    """Of a generator's run or model folder."""
+    is_run, model = (folder / "tokens.json").is_file(), folder
+    rows: Rows = [("kind", "generator")]
+    if is_run:
+        config = read_json(GeneratorRunConfig, folder / "config.json")
+        saved, model = checkpoints(folder / "checkpoints"), folder / "model"
+        rows = [
+            ("kind", "run of a generator"),
+            ("images seen", int(saved[-1].stem) if saved else 0),
+            ("images to see", config.train.images),
+            ("checkpoints", [file.name for file in saved]),
+        ]
+        if not model.is_dir():
+            return [*rows, ("model", "none before the first checkpoint")]
+    generator = Generator.from_pretrained(model)
+    network, tokens = generator.config.network, generator.config.tokens
+    return [
+        *rows,
+        ("generator", network.kind),
+        ("layers", network.layers),
+        ("heads", network.heads),
+        ("width", network.width),
+        ("parameters", sum(p.numel() for p in generator.parameters())),
+        ("codebook_size", tokens.codebook_size),
+        ("grid", "×".join(map(str, tokens.grid))),
+        ("codes_per_position", tokens.codes_per_position),
+        ("classes", tokens.class_count),
+        ("tokenizer digest", tokens.tokenizer_digest),
+        ("tokenizer beside it", (model / TOKENIZER_FOLDER).is_dir()),
+    ]
+
+
+def _shard_rows(folder: Path) -> Rows:
+    plan = read_plan(folder)
+    missing = len(missing_shards(folder, plan))
+    rows: Rows = [
+        ("kind", "token shards"),
+        ("source", plan.source),
+        ("images", plan.images),
+        ("views an image", plan.crops * (1 + plan.flips)),
+        ("classes", len(plan.classes)),
+        ("shards", plan.shards),
+        ("shards missing", missing),
+        ("model digest", plan.model_digest),
+    ]
+    if missing:
+        return rows
+    histogram, files = None, token_files(folder)
+    for file in map(read_token_file, files):
+        histogram = histogram or TokenHistogram(file.codebook_size)
+        histogram.update(torch.from_numpy(np.concatenate([grid.reshape(-1) for grid in file.tokens])))
+    assert histogram is not None
+    statistics = histogram.statistics()
+    used = _usage_rows(histogram, statistics)
+    return [*rows, ("tokens", statistics.tokens), ("codebook_size", statistics.codebook_size), *used]
 
 
 def _token_rows(path: Path) -> Rows:

@@ -1,7 +1,6 @@
 """Two processes learn what one learns: losses, weights, run folders, runs continued; and a mistake is told once."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 
 from runs import (
     ADVERSARIAL,
-    Outcome,
     figures,
     files_below,
     largest_difference,
@@ -21,6 +19,7 @@ from runs import (
     small_recipe,
     small_run,
     tensors,
+    torchrun,
     trained,
     trainer,
     vaevq,
@@ -141,15 +140,6 @@ def test_two_processes_average_and_revive_one_codebook(pair: Path, photos: Path,
     assert largest_difference(first, second) == 0
     assert largest_difference(first, tensors(alone.state_dict())) < 1e-8
     assert ("adapt" in AVERAGED[name]) == (alone.tokenizer.quantizer.codebook_size != 16)
-
-
-def torchrun(*program: object, cwd: Path) -> Outcome:
-    """A program on two processes, as users start it."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*start, *map(str, program)], cwd=cwd, capture_output=True, text=True, check=False, timeout=120
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def assert_logs_are_equal(run_dir: Path, other: Path, tolerance: float) -> None:

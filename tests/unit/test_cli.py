@@ -15,6 +15,7 @@ from runs import ADVERSARIAL, Outcome, files_below, small_recipe, small_run, vae
 from vaevq import __version__
 from vaevq.arguments import FLAGS, words_first
 from vaevq.cli import VERBS, main
+from vaevq.cli_generate import GENERATE_VERBS
 from vaevq.config import RunConfig
 from vaevq.data.tokens import read_token_file
 from vaevq.training import estimate
@@ -27,7 +28,7 @@ def test_interrupted_a_verb_ends_with_130_and_says_nothing(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vaevq.codec.save_png", interrupted)
+    monkeypatch.setattr("vaevq.codec.images.save_png", interrupted)
     outcome = vaevq("decode", tokens, "--model", finished, "-o", tmp_path / "decoded")
     assert outcome == Outcome(130, "", "")
     assert files_below(tmp_path) == set()
@@ -69,8 +70,8 @@ def test_help_of_a_verb_has_examples_and_says_nothing_of_python(verb: str) -> No
 def test_the_flags_that_take_no_value_are_those_of_the_verbs() -> None:
     """`words_first` would take the word after any other one for its value."""
     flags = {"-h", "--help"}
-    for verb in VERBS:
-        found = re.findall(r"^\W+(--[a-z-]+)(?:  |$)", vaevq(verb, "--help").out, re.MULTILINE)
+    for verb in (*([name] for name in VERBS), *(["generate", name] for name in GENERATE_VERBS)):
+        found = re.findall(r"^\W+(--[a-z-]+)(?:  |$)", vaevq(*verb, "--help").out, re.MULTILINE)
         flags |= set(found)
     assert flags == FLAGS
 

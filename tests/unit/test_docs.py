@@ -15,15 +15,21 @@ import pytest
 import torch
 import yaml
 
+from generators import write_generator
 from runs import vaevq
 from vaevq.cli import VERBS, main
+from vaevq.cli_generate import GENERATE_VERBS
 from vaevq.comparison import read_plan
 from vaevq.config import (
+    GENERATORS,
     QUANTIZERS,
     VARIANTS,
     EvalConfig,
+    GenerationEvalConfig,
+    GeneratorRunConfig,
     RunConfig,
     Section,
+    load_generator_config,
     load_run_config,
     load_section,
     recipe_names,
@@ -51,12 +57,16 @@ def blocks(document: Path) -> list[Block]:
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
-HELP = [Block(f"help of {verb}", "sh", function.__doc__ or "") for verb, function in VERBS.items()]
+HELP = [
+    Block(f"help of {verb}", "sh", function.__doc__ or "")
+    for verbs in (VERBS, GENERATE_VERBS)
+    for verb, function in verbs.items()
+]
 
 
 @dataclass(frozen=True)
 class Call:
-    """A verb of the command, and what it was given."""
+    """A verb of the command (or `generate VERB`), and what it was given."""
 
     verb: str
     given: dict[str, Any]
@@ -66,14 +76,20 @@ def parse(words: list[str]) -> Call:
     """What the command would call; nothing of it is run. SystemExit where an option does not exist."""
     calls: list[Call] = []
 
-    def stand_in(verb: str) -> Any:
-        @functools.wraps(VERBS[verb])
+    def stand_in(verb: str, function: Any) -> Any:
+        @functools.wraps(function)
         def note(*positional: Any, **given: Any) -> None:
             calls.append(Call(verb, {"words": positional[0] if positional else (), **given}))
 
         return note
 
-    with mock.patch.dict(VERBS, {verb: stand_in(verb) for verb in VERBS}), mock.patch("sys.argv", ["vaevq", *words]):
+    plain = {verb: stand_in(verb, function) for verb, function in VERBS.items()}
+    generate = {verb: stand_in(f"generate {verb}", function) for verb, function in GENERATE_VERBS.items()}
+    with (
+        mock.patch.dict(VERBS, plain),
+        mock.patch.dict(GENERATE_VERBS, generate),
+        mock.patch("sys.argv", ["vaevq", *words]),
+    ):
         main()
     (call,) = calls
     return call
@@ -104,16 +120,23 @@ def lines_of(*languages: str, of: list[Block]) -> list[Any]:
 @pytest.mark.parametrize("words", lines_of("sh", "console", of=BLOCKS + HELP))
 def test_a_command_line_parses_and_its_options_exist(words: list[str]) -> None:
     call = parse(words)
-    if call.verb == "train":
-        recipes = [word for word in call.given["words"] if "=" not in word]
-        overrides = [word for word in call.given["words"] if "=" in word]
+    given = call.given["words"] if isinstance(call.given["words"], tuple) else ()
+    recipes, overrides = ([word for word in given if ("=" in word) == is_one] for is_one in (False, True))
+    if call.verb == "generate train":
+        assert len(recipes) <= 1
+        assert not recipes or recipes[0] in recipe_names("generators")
+        load_generator_config(recipes[0] if recipes else "cifar10", overrides)
+    elif call.verb == "generate eval":
+        assert len(recipes) == 1
+        load_section(GenerationEvalConfig, overrides, GenerationEvalConfig())
+    elif call.verb == "train":
         assert len(recipes) <= 1
         # A recipe of the reader's own is one that changes nothing.
         recipe = recipes[0] if recipes and recipes[0] in recipe_names() else "quickstart"
         assert not recipes or recipe == recipes[0] or recipes[0].endswith(".yaml")
         load_run_config(recipe, overrides)
     elif call.verb == "eval":
-        load_section(EvalConfig, call.given["words"], EvalConfig())
+        load_section(EvalConfig, overrides, EvalConfig())
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=lambda block: block.where)
@@ -135,7 +158,10 @@ def test_python_blocks_run_one_after_another(
     monkeypatch.chdir(tmp_path)
     code = [block.text for block in blocks(document) if block.language == "python"]
     for name in {"runs/quickstart", *re.findall(r"\bruns/[a-z_]+", "".join(code))}:
-        shutil.copytree(finished, tmp_path / name)
+        if name == "runs/generator":
+            write_generator(finished, tmp_path / name)
+        else:
+            shutil.copytree(finished, tmp_path / name)
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copy(photos / "cat-0.png", tmp_path / "photo.png")
     made = vaevq("encode", "photo.png", "--model", "runs/quickstart", "-o", "tokens.safetensors")
@@ -148,21 +174,24 @@ def test_python_blocks_run_one_after_another(
 def dotted_names(section: type[Section], prefix: str = "") -> Iterator[str]:
     """The names of a configuration's fields, those of every quantizer included."""
     for name, field in section.model_fields.items():
-        kinds = tuple(QUANTIZERS.values()) if name == "quantizer" else (field.annotation,)
+        unions: dict[str, tuple[Any, ...]] = {"quantizer": (*QUANTIZERS.values(),), "network": (*GENERATORS.values(),)}
+        kinds = unions.get(name, (field.annotation,))
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, Section):
                 yield from dotted_names(kind, f"{prefix}{name}.")
         yield f"{prefix}{name}"
 
 
-OPTIONS = set(dotted_names(RunConfig))
+OPTIONS = {*dotted_names(RunConfig), *dotted_names(GeneratorRunConfig)}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_options_that_are_named_exist(document: Path) -> None:
     text = re.sub(r"^```python\n.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
     named = set(
-        re.findall(r"\b((?:model\.(?:autoencoder|quantizer)|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)", text)
+        re.findall(
+            r"\b((?:model\.(?:autoencoder|quantizer)|network|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)", text
+        )
     )
     files = {"eval.json", "model.safetensors"}
     assert {name for name in named - OPTIONS if not name.startswith(tuple(files))} == set()

@@ -16,7 +16,7 @@ from vaevq.data.index import find_images
 from vaevq.errors import UserError
 from vaevq.metrics.evaluation import evaluate
 from vaevq.tokenizer import Tokenizer
-from vaevq.training import tokenizer_loop
+from vaevq.training import loop, tokenizer_loop
 from vaevq.training.tokenizer_loop import train_tokenizer
 
 
@@ -193,7 +193,7 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_end_has_the_last_model
 
     for name in ("save_checkpoint", "save_pretrained"):
         run_dir = tmp_path / name
-        owner = tokenizer_loop if name == "save_checkpoint" else Tokenizer
+        owner = loop if name == "save_checkpoint" else Tokenizer
         original, calls = getattr(owner, name), [0]
 
         def then_killed(*given: Any, original: Any = original, calls: list[int] = calls) -> Any:

@@ -16,7 +16,7 @@ from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
 from vaevq.files import make_folder, write_text
 from vaevq.tokenizer import Tokenizer
-from vaevq.training.tokenizer_loop import CHANGES_NO_RESULT
+from vaevq.training.run_start import CHANGES_NO_RESULT
 
 # Where images or a model lie is not which they are: they have digests of their own. The variant is spelled out.
 _NOT_OF_THE_RESULT: dict[str, Any] = {

@@ -23,7 +23,8 @@ from vaevq.files import make_folder
 from vaevq.metrics.result import headline, read_evaluation
 from vaevq.report.run_folder import RunFolder
 from vaevq.training.interruption import Interruption
-from vaevq.training.tokenizer_loop import results_depend_on, train_tokenizer
+from vaevq.training.run_start import results_depend_on
+from vaevq.training.tokenizer_loop import train_tokenizer
 
 Say = Callable[[str], None]
 

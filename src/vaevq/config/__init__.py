@@ -21,10 +21,21 @@ from vaevq.config.baselines import (
     VqganLcConfig,
     WassersteinConfig,
 )
+from vaevq.config.generation import (
+    GENERATORS,
+    GenerationEvalConfig,
+    GeneratorConfig,
+    GeneratorRunConfig,
+    GeneratorTrainConfig,
+    TokensConfig,
+    TransformerConfig,
+)
 from vaevq.config.layers import laid, without_effect
 from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import QUANTIZERS, AnyQuantizerConfig, QuantizerConfig
 from vaevq.config.reading import (
+    RecipeKind,
+    load_generator_config,
     load_run_config,
     load_section,
     read_json,
@@ -42,6 +53,7 @@ from vaevq.config.variational import VariationalConfig
 
 __all__ = [
     "FEATURE_DIMS",
+    "GENERATORS",
     "NO_SOFT_LATENT",
     "QUANTIZERS",
     "QUANTIZE_FROM",
@@ -56,6 +68,10 @@ __all__ = [
     "EvalConfig",
     "FsqConfig",
     "GaussianConfig",
+    "GenerationEvalConfig",
+    "GeneratorConfig",
+    "GeneratorRunConfig",
+    "GeneratorTrainConfig",
     "IbqConfig",
     "LfqConfig",
     "LossConfig",
@@ -64,6 +80,7 @@ __all__ = [
     "PlainConfig",
     "PointGradient",
     "QuantizerConfig",
+    "RecipeKind",
     "Reduction",
     "ResidualConfig",
     "RunConfig",
@@ -71,13 +88,16 @@ __all__ = [
     "SimVQConfig",
     "SoftVQConfig",
     "TokenizerConfig",
+    "TokensConfig",
     "TrainConfig",
+    "TransformerConfig",
     "VQBridgeConfig",
     "VariationalConfig",
     "VqganLcConfig",
     "WassersteinConfig",
     "laid",
     "leaves",
+    "load_generator_config",
     "load_run_config",
     "load_section",
     "merged",

@@ -1,13 +1,13 @@
 """One layer of settings on another, and which of them do nothing beside the others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vaevq.config.run import RunConfig
 from vaevq.config.section import Section, dig, leaves, merged
 from vaevq.config.shapes import CodebookShape
 from vaevq.config.variants import VARIANTS, kind_of, spelled_out
-from vaevq.effect import NO_EFFECT
+from vaevq.effect import NO_EFFECT, NoEffect
 
 
 def laid(ground: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,12 +41,12 @@ def without_effect(given: Mapping[str, Any], *configs: RunConfig) -> list[str]:
     return [each[-1][name] for name, _ in leaves(given) if all(name in of for of in each)]
 
 
-def in_vain(section: Section, prefix: str = "") -> dict[str, str]:
+def in_vain(section: Section, prefix: str = "", rules: Sequence[NoEffect] = NO_EFFECT) -> dict[str, str]:
     """What each option below a section that has no effect does not do, by name; those left at their default apart."""
     options = dict(leaves(section.model_dump(), prefix))
     variant = dict(leaves(VARIANTS.get(options.get("variant"), {})))  # type: ignore[arg-type]
     found: dict[str, str] = {}
-    for rule in NO_EFFECT:
+    for rule in rules:
         for option in rule.options:
             if option not in options:  # another quantizer's, another section's
                 continue

@@ -4,33 +4,40 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from vaevq.config.generation import GENERATORS, SIZES, GeneratorRunConfig
 from vaevq.config.layers import in_vain, laid, without_effect
 from vaevq.config.quantizers import QUANTIZERS
 from vaevq.config.run import RunConfig
 from vaevq.config.section import Section, dig, leaves, merged
 from vaevq.config.variants import spelled_out
+from vaevq.effect import GENERATION_EVAL_NO_EFFECT, GENERATOR_NO_EFFECT, NO_EFFECT
 from vaevq.errors import UserError, nearest_name
 
 T = TypeVar("T", bound=BaseModel)
 S = TypeVar("S", bound="Section")
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that come with the package."""
-    return sorted(p.name.removesuffix(".yaml") for p in files("vaevq.recipes").iterdir() if p.name.endswith(".yaml"))
+RecipeKind = Literal["tokenizers", "generators"]
 
 
-def recipe_tree(recipe: str | Path) -> dict[str, Any]:
+def recipe_names(kind: RecipeKind = "tokenizers") -> list[str]:
+    """The names of the recipes of a kind that come with the package."""
+    found = _recipe_folder(kind).iterdir()
+    return sorted(p.name.removesuffix(".yaml") for p in found if p.name.endswith(".yaml"))
+
+
+def recipe_tree(recipe: str | Path, kind: RecipeKind = "tokenizers") -> dict[str, Any]:
     """What a recipe says, as plain data that is not validated yet.
 
     Args:
-        recipe: the name of a packaged recipe or the path of a YAML file.
+        recipe: the name of a packaged recipe of that kind or the path of a YAML file.
 
     Raises:
         UserError: a file that is absent, no YAML, or no mapping.
@@ -38,12 +45,16 @@ def recipe_tree(recipe: str | Path) -> dict[str, Any]:
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
         return read_yaml(path, "recipe")
-    if str(recipe) not in recipe_names():
-        known = ", ".join(recipe_names())
-        hint = nearest_name(str(recipe), recipe_names())
-        raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {known}")
-    text = files("vaevq.recipes").joinpath(f"{recipe}.yaml").read_text()
+    known = recipe_names(kind)
+    if str(recipe) not in known:
+        hint = nearest_name(str(recipe), known)
+        raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {', '.join(known)}")
+    text = _recipe_folder(kind).joinpath(f"{recipe}.yaml").read_text()
     return dict(_parse_yaml(text, str(recipe)))
+
+
+def _recipe_folder(kind: RecipeKind) -> Traversable:
+    return files("vaevq.recipes") if kind == "tokenizers" else files("vaevq.recipes").joinpath(kind)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -104,6 +115,32 @@ def load_run_config(
     return config
 
 
+def load_generator_config(
+    recipe: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> GeneratorRunConfig:
+    """Reads a generator's recipe and lays overrides on it, as `load_run_config` does.
+
+    A size among the overrides takes the place of the recipe's layers, heads and width.
+
+    Raises:
+        UserError: as `load_run_config`.
+    """
+    tree = recipe_tree(recipe, "generators")
+    given = merged(_overrides_tree(overrides), flags or {})
+    network = tree.get("network")
+    if dig(given, "network.size") is not None and isinstance(network, Mapping):
+        tree["network"] = {name: value for name, value in network.items() if name not in SIZES["B"]}
+    config = validate(GeneratorRunConfig, merged(tree, given), str(recipe))
+    vain = in_vain(config, rules=GENERATOR_NO_EFFECT)
+    # As with tokenizers, a recipe's details of what is switched off on top of it are left in peace.
+    of_recipe = in_vain(validate(GeneratorRunConfig, tree, str(recipe)), rules=GENERATOR_NO_EFFECT)
+    named = {name for name, _ in leaves(given)} | of_recipe.keys()
+    mistakes = [says for name, says in vain.items() if name in named]
+    if mistakes:
+        raise UserError(f"{recipe}: {'; '.join(mistakes)}")
+    return config
+
+
 def load_section(model: type[S], overrides: Sequence[str], base: S) -> S:
     """A section of the configuration: `base` with `key=value` overrides laid on it, validated whole.
 
@@ -112,11 +149,12 @@ def load_section(model: type[S], overrides: Sequence[str], base: S) -> S:
     """
     given = _overrides_tree(overrides)
     section = validate(model, merged(base.model_dump(mode="json"), given), "options")
-    prefix = next(f"{name}." for name, field in RunConfig.model_fields.items() if field.annotation is model)
-    vain = in_vain(section, prefix)
+    named = (f"{name}." for name, field in RunConfig.model_fields.items() if field.annotation is model)
+    prefix = next(named, "")
+    vain = in_vain(section, prefix, NO_EFFECT if prefix else GENERATION_EVAL_NO_EFFECT)
     mistakes = [vain[f"{prefix}{name}"] for name, _ in leaves(given) if f"{prefix}{name}" in vain]
     if mistakes:  # here the section's options go by their own names
-        raise UserError(f"options: {'; '.join(mistakes)}".replace(prefix, ""))
+        raise UserError(f"options: {'; '.join(mistakes)}".replace(prefix, "") if prefix else "; ".join(mistakes))
     return section
 
 
@@ -169,7 +207,7 @@ def read_json(model: type[T], path: Path) -> T:
 def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     """One pydantic error as `dotted.path: what is wrong`."""
     # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
-    location = [str(part) for part in error["loc"] if part not in QUANTIZERS]
+    location = [str(part) for part in error["loc"] if part not in QUANTIZERS | GENERATORS]
     path = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _fields_beside(model, tree, location)
@@ -203,6 +241,6 @@ def _fields_beside(model: type[BaseModel], tree: Any, location: Sequence[str]) -
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             current = annotation
         else:
-            kind = dig(tree, ".".join([*location[: depth + 1], "kind"])) or "vaevq"
-            current = QUANTIZERS[kind]
+            kind = dig(tree, ".".join([*location[: depth + 1], "kind"]))
+            current = GENERATORS[kind or "ar"] if part == "network" else QUANTIZERS[kind or "vaevq"]
     return list(current.model_fields)

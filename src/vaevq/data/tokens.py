@@ -134,7 +134,7 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
         UserError: the file exists and `force` is not set, or it cannot be written.
     """
     require_absent([path], force=force)
-    dtype = _token_type(content.codebook_size)
+    dtype = token_type(content.codebook_size)
     tensors: dict[str, npt.NDArray[Any]] = {
         "tokens": np.concatenate([array.reshape(-1).astype(dtype) for array in content.tokens]),
         "grids": np.array([array.shape for array in content.tokens], dtype=np.int32),
@@ -249,7 +249,8 @@ def _integer(metadata: Mapping[str, str], key: str) -> int:
     return int(text)
 
 
-def _token_type(codebook_size: int) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
+def token_type(codebook_size: int) -> type[np.uint8] | type[np.uint16] | type[np.int32]:
+    """The smallest type that holds K − 1."""
     if codebook_size <= 2**8:
         return np.uint8
     return np.uint16 if codebook_size <= 2**16 else np.int32

@@ -84,11 +84,11 @@ class Evaluation:
 
     def rows(self) -> list[FigureRow]:
         """The figures for a table, in the order in which they were measured."""
-        return [_row(name, value) for name, value in self.figures.items()]
+        return [figure_row(name, value) for name, value in self.figures.items()]
 
     def continuous_rows(self) -> list[FigureRow]:
         """Those of the soft latent, each named so."""
-        rows = [_row(name, value) for name, value in self.continuous.items()]
+        rows = [figure_row(name, value) for name, value in self.continuous.items()]
         return [row._replace(name=f"{row.name} (continuous)") for row in rows]
 
 
@@ -119,6 +119,13 @@ _MEANINGS = {
     "rfid": ("{:.3f}", "Fréchet distance in the standard Inception features"),
     "rkid": ("{:.6f}", "kernel distance in the standard Inception features, mean over blocks"),
     "rkid_standard_error": ("{:.6f}", "its standard error over blocks"),
+    "gfid": ("{:.3f}", "Fréchet distance to the real images in the standard Inception features"),
+    "gkid": ("{:.6f}", "kernel distance to the real images in the standard Inception features, mean over blocks"),
+    "gkid_standard_error": ("{:.6f}", "its standard error over blocks"),
+    "inception_score": ("{:.2f}", "exp of the mean KL of an image's classes from those of all"),
+    "loss": ("{:.4f} nats", "what a token costs, held-out images"),
+    "bits_per_token": ("{:.4f} bits", "what a token costs given those before it, held-out images"),
+    "bits_per_masked_token": ("{:.4f} bits", "what a masked token costs given the others, held-out images"),
     "usage": ("{:.2%}", "share of the codewords that occur"),
     "usage_ceiling": ("{:.2%}", "usage that a perfectly uniform tokenizer shows on so many tokens, 1 − e^(−T/K)"),
     "usage_of_ceiling": ("{:.2%}", "usage as a share of that ceiling"),
@@ -135,7 +142,8 @@ _MEANINGS = {
 }
 
 
-def _row(name: str, value: float) -> FigureRow:
+def figure_row(name: str, value: float) -> FigureRow:
+    """A figure for a table."""
     if name in _MEANINGS:
         form, meaning = _MEANINGS[name]
     elif name.startswith("fd_"):
@@ -149,6 +157,12 @@ def _row(name: str, value: float) -> FigureRow:
             "{:.6f}",
             f"kernel distance in {network} features, mean over blocks; not comparable with published KID",
         )
+    elif name.startswith("precision_"):
+        network = name.removeprefix("precision_")
+        form, meaning = "{:.2%}", f"generated images inside the real ones' manifold, in {network} features"
+    elif name.startswith("recall_"):
+        network = name.removeprefix("recall_")
+        form, meaning = "{:.2%}", f"real images inside the generated ones' manifold, in {network} features"
     else:
         form, meaning = "{:g}", ""
     return FigureRow(name, form.format(value), meaning)

@@ -6,54 +6,39 @@ eval.json and diagnosis.json.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
-from vaevq.config import EvalConfig, RunConfig, leaves, read_json
+from vaevq.config import EvalConfig, RunConfig
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.data.unreadable import UnreadableLog
 from vaevq.diagnostics.gradients import gradient_batch
 from vaevq.diagnostics.monitor import Monitor
-from vaevq.distributed import all_reduce_mean, any_process
 from vaevq.errors import UserError
-from vaevq.files import remove_leftovers, write_text
+from vaevq.files import write_text
 from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.evaluation import Evaluation, evaluate
 from vaevq.metrics.networks import load_feature_network, load_lpips, lpips_network
 from vaevq.tokenizer import Tokenizer
 from vaevq.training import run_diagnosis
-from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from vaevq.training.checkpoint import checkpoints
 from vaevq.training.codebook_fit import fit_codebook, vector_source
 from vaevq.training.engine import Engine, engine
-from vaevq.training.environment import environment
 from vaevq.training.initialization import check_unchanged
-from vaevq.training.interruption import Interruption
+from vaevq.training.loop import Loop, check_batch
+from vaevq.training.run_start import claim, open_tracker, resume
 from vaevq.training.tokenizer_step import TokenizerTrainer
 from vaevq.training.tracking import Tracker
 
 FEW_IMAGES = 500
 """With fewer training images than this, a warning."""
-
-CHANGES_NO_RESULT = {
-    "data": {"workers", "cache_mib", "max_unreadable_share"},
-    "train": {
-        "device",
-        "log_every",
-        "evaluate_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "tensorboard",
-        "wandb",
-    },
-}
-"""What may differ between a run and its continuation, by section."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +68,7 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the checkpoint is saved.
     """
     with engine(config.train.device, config.train.precision) as place:
-        _check_batch(config, place)
+        check_batch(config.train, place)
         with place.together():
             images = run_images(config.data, config.seed)
             # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
@@ -94,19 +79,21 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                 lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
         trainer = TokenizerTrainer(config, place)
         with place.together():
-            _resume(trainer, run_dir)
-        begins, initialization = not checkpoints(run_dir / "checkpoints"), None
+            resume(trainer, config, run_dir, follow={"model.quantizer.quantize_from"})
+        continues, initialization = bool(checkpoints(run_dir / "checkpoints")), None
         with place.together():
-            if config.train.init_from is not None and begins:
+            if config.train.init_from is not None and continues:
+                check_unchanged(run_dir, config.train.init_from)
+            elif config.train.init_from is not None:
                 initialization = trainer.initialize(config.train.init_from)
         with place.together():
             if place.is_main:
-                _claim(run_dir, config, place, images)
+                claim(run_dir, config, place, "split.json", _split(images))
                 if initialization is not None:
                     initialization.write(run_dir)
         with ExitStack() as stack:
             with place.together():
-                tracker = stack.enter_context(_tracker(config, run_dir, trainer.images_seen, quiet, place))
+                tracker = stack.enter_context(open_tracker(config, run_dir, trainer.images_seen, quiet, place))
             if len(images.train) < FEW_IMAGES:
                 tracker.message(
                     f"warning: {len(images.train)} training images are few: what is learned is theirs; "
@@ -130,8 +117,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         return TrainingResult(run_dir, tokenizer, images, evaluation, place.is_main)
 
 
-class _Loop:
-    """The steps of a run and what happens between them."""
+class _Loop(Loop[ImageBatch]):
+    """The steps of a tokenizer's run and what happens between them."""
 
     def __init__(
         self,
@@ -142,9 +129,8 @@ class _Loop:
         images: RunImages,
         tracker: Tracker,
     ) -> None:
-        self.config, self.run_dir, self.place = config, run_dir, place
-        self.trainer, self.images, self.tracker = trainer, images, tracker
-        self.terms: list[Mapping[str, float]] = []
+        super().__init__(config.train, run_dir, place, trainer, tracker)
+        self.config, self.trainer, self.images = config, trainer, images
         self.unreadable = UnreadableLog()
         self.monitor = self._monitor() if place.is_main else None
 
@@ -154,42 +140,18 @@ class _Loop:
             cut = gradient_batch(self.images.train, config.eval, config.model.autoencoder.image_channels)
         return Monitor(self.images.held_out, self._few_images, cut)
 
-    def run(self) -> None:
-        """Steps until the images of the configuration are seen."""
-        train = self.config.train
-        steps = -(-train.images // train.batch_size)
-        total = steps * train.batch_size
-        batches = self._batches(total)
-        with Interruption() as interruption:
-            while self.trainer.images_seen < total:
-                before = self.trainer.images_seen
-                if made := fit_codebook(self.trainer, self.images.train):
-                    self.tracker.message(made)
-                self.terms.append(self.trainer.step(self._next_step(batches)))
-                now = self.trainer.images_seen
-                if self.trainer.look is not None:
-                    self.tracker.message(f"{before:,} images | {self.trainer.look}")
-                self.tracker.progress(now)
-                stop = any_process(interruption.requested, self.place.device)
-                save = _passes(before, now, train.checkpoint_every) or stop or now == total
-                if _passes(before, now, train.log_every) or save:
-                    self._log()
-                if _passes(before, now, train.evaluate_every):
-                    self._quick_evaluation()
-                if save:
-                    self._save()
-                if stop:
-                    self._stop()
-            # One that came while the last step was logged, measured or saved.
-            if any_process(interruption.requested, self.place.device):
-                self._stop()
+    def step(self, batches: Sequence[ImageBatch]) -> Mapping[str, float]:
+        """See `Loop.step`: a codebook that is made of images is made before, and a search for its size is told of."""
+        if made := fit_codebook(self.trainer, self.images.train):
+            self.tracker.message(made)
+        before = self.trainer.images_seen
+        terms = self.trainer.step(batches)
+        if self.trainer.look is not None:
+            self.tracker.message(f"{before:,} images | {self.trainer.look}")
+        return terms
 
-    def _stop(self) -> NoReturn:
-        seen = self.trainer.images_seen
-        self.tracker.message(f"stopped at {seen} images; run the same command again to go on")
-        raise KeyboardInterrupt
-
-    def _batches(self, total: int) -> Iterator[ImageBatch]:
+    def batches(self, total: int) -> Iterator[ImageBatch]:
+        """See `Loop.batches`."""
         config = self.config
         return training_batches(
             self.images.train,
@@ -203,8 +165,8 @@ class _Loop:
             world_size=self.place.world_size,
         )
 
-    def _next_step(self, batches: Iterator[ImageBatch]) -> list[ImageBatch]:
-        """The micro-batches of a step; what is wrong with one process's images stops all."""
+    def next_step(self, batches: Iterator[ImageBatch]) -> list[ImageBatch]:
+        """See `Loop.next_step`: images that cannot be read are passed over, and too many of them are a mistake."""
         step, mistake = list[ImageBatch](), None
         try:
             for batch in islice(batches, self.config.train.accumulation):
@@ -217,12 +179,9 @@ class _Loop:
         self.place.raise_together(mistake)
         return step
 
-    def _log(self) -> None:
-        """Means since the last log, over steps and processes."""
-        names = list(self.terms[-1])
-        rows = [[terms[name] for name in names] for terms in self.terms if terms.keys() == self.terms[-1].keys()]
-        means = all_reduce_mean(torch.tensor(rows, dtype=torch.float32, device=self.place.device).mean(dim=0))
-        values = {f"loss/{name}": value for name, value in zip(names, means.tolist(), strict=True)}
+    def log(self) -> None:
+        """Means since the last log, and how the codebook was used."""
+        values = self.loss_means()
         sampled: TokenHistogram = self.trainer.tokens
         sampled.all_reduce()
         statistics = sampled.statistics()
@@ -230,14 +189,14 @@ class _Loop:
         values["codebook/perplexity_training_queries"] = statistics.perplexity
         if self.trainer.adaptation is not None:
             values["codebook/size"] = statistics.codebook_size
-        values["learning_rate"] = self.trainer.optimizer.param_groups[0]["lr"]
+        values["learning_rate"] = self.learning_rate
         self.tracker.train(self.trainer.images_seen, values)
         self.trainer.reset_tokens()
-        self.terms.clear()
 
-    def _quick_evaluation(self) -> None:
+    def evaluate(self) -> None:
+        """PSNR and usage of a few held-out images, and on the main process why they are as they are."""
         options = self._few_images.model_copy(update={"metrics": ("psnr",), "soft": False})
-        evaluation = evaluate(self._tokenizer, self.images.held_out, options, device=self.place.device)
+        evaluation = evaluate(self.model, self.images.held_out, options, device=self.place.device)
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
         if self.monitor is not None:
@@ -246,7 +205,7 @@ class _Loop:
             joined = self.config.loss.has_discriminator(seen - self.config.train.batch_size)
             with run_diagnosis.may_fail(self.tracker.message, f"no diagnostics at {seen} images"):
                 values = self.monitor.measure(
-                    self._tokenizer, self.trainer.objective, self.trainer.discriminator if joined else None
+                    self.model, self.trainer.objective, self.trainer.discriminator if joined else None
                 )
                 self.tracker.diagnostics(seen, values)
 
@@ -256,94 +215,23 @@ class _Loop:
         limit = min(self.config.train.evaluate_images, len(self.images.held_out))
         return self.config.eval.model_copy(update={"images": limit})
 
-    def _save(self) -> None:
-        with self.place.together():
-            if self.place.is_main:
-                # The checkpoint last: a finished run that was killed between the two would keep an old model for ever.
-                tokenizer = self._tokenizer
-                tokenizer.save_pretrained(self.run_dir / "model")
-                tokenizer.lineage = tokenizer.lineage.after_saving(tokenizer.digest, tokenizer.quantizer.codebook_size)
-                folder, keep = self.run_dir / "checkpoints", self.config.train.keep_checkpoints
-                save_checkpoint(folder, self.trainer.images_seen, self.trainer.state_dict(), keep)
+    def has_saved(self) -> None:
+        """See `Loop.has_saved`: what is trained on from here has this model as an ancestor."""
+        tokenizer = self.model
+        tokenizer.lineage = tokenizer.lineage.after_saving(tokenizer.digest, tokenizer.quantizer.codebook_size)
 
     @property
-    def _tokenizer(self) -> Tokenizer:
+    def model(self) -> Tokenizer:
+        """The tokenizer with averaged weights."""
         return self.trainer.averaged
 
 
-def _passes(before: int, now: int, every: int) -> bool:
-    return before // every != now // every
-
-
-def _check_batch(config: RunConfig, place: Engine) -> None:
-    share = config.train.accumulation * place.world_size
-    if config.train.batch_size % share:
-        raise UserError(
-            f"train.batch_size {config.train.batch_size} is no multiple of "
-            f"train.accumulation × processes = {config.train.accumulation} × {place.world_size}"
-        )
-
-
-def _resume(trainer: TokenizerTrainer, run_dir: Path) -> None:
-    """Continues from the newest checkpoint of the folder, if it has one and it is this run's."""
-    saved = checkpoints(run_dir / "checkpoints")
-    if not saved:  # then nothing is lost where another configuration takes the folder
-        return
-    config_file = run_dir / "config.json"
-    if config_file.exists():
-        stands, given = results_depend_on(read_json(RunConfig, config_file)), results_depend_on(trainer.config)
-        changed = sorted(key for key in stands | given if stands.get(key) != given.get(key))
-        if changed:
-            # What follows from another option that has changed is not what to tell of.
-            changed = [key for key in changed if key != "model.quantizer.quantize_from"] or changed
-            key = changed[0]
-            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            raise UserError(
-                f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
-                f"{given.get(key)!r} here{more}); name another folder with --run-dir"
-            )
-    if trainer.config.train.init_from is not None:
-        check_unchanged(run_dir, trainer.config.train.init_from)
-    state = load_checkpoint(saved[-1], trainer.engine.device)
-    try:
-        trainer.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise UserError(f"{saved[-1]}: not a checkpoint of this run ({str(error).splitlines()[0]})") from None
-
-
-def results_depend_on(config: RunConfig) -> dict[str, Any]:
-    """A configuration as dotted keys, without what may change in a continuation."""
-    return dict(leaves(config.model_dump(mode="json", exclude=CHANGES_NO_RESULT)))
-
-
-def _claim(run_dir: Path, config: RunConfig, place: Engine, images: RunImages) -> None:
-    """Writes what the run is before its first step."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{run_dir}: cannot be made a run folder ({error.strerror or error})") from None
-    remove_leftovers(run_dir)
-    split = {
+def _split(images: RunImages) -> dict[str, Any]:
+    return {
         "description": images.description,
         "train": [entry.name for entry in images.train],
         "held_out": [entry.name for entry in images.held_out],
     }
-    write_text(run_dir / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    write_text(run_dir / "environment.json", json.dumps(environment(place), indent=2) + "\n")
-    write_text(run_dir / "split.json", json.dumps(split, indent=2) + "\n")
-
-
-def _tracker(config: RunConfig, run_dir: Path, images_seen: int, quiet: bool, place: Engine) -> Tracker:
-    return Tracker(
-        run_dir,
-        total_images=config.train.images,
-        start_images=images_seen,
-        tensorboard=config.train.tensorboard,
-        wandb=config.train.wandb,
-        run_config=config.model_dump(mode="json"),
-        quiet=quiet,
-        enabled=place.is_main,
-    )
 
 
 def _final_evaluation(

@@ -1,0 +1,155 @@
+"""A data set as tokens: a folder of token files of equal numbers of images, and what they were made of.
+
+`shards.json` says what belongs into the folder and is written first; `shard-00000.safetensors` and so on are token
+files (`vaevq.data.tokens`), each whole or not there. Images of a shard that could not be read are listed in
+`shard-00000.unreadable.json`. `tokenizer/` holds the model that made the tokens.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from vaevq.config import Section, read_json
+from vaevq.data.entries import ImageIndex
+from vaevq.data.views import Views
+from vaevq.errors import UserError
+from vaevq.files import make_folder, remove_leftovers, write_text
+
+MANIFEST = "shards.json"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+class ShardPlan(Section):
+    """What a folder of shards is made of: the content of shards.json."""
+
+    format: Literal["vaevq-token-shards"] = "vaevq-token-shards"
+    format_version: Literal["1"] = "1"
+    source: str  # location of the images
+    images: int
+    images_digest: str  # of their names
+    classes: tuple[str, ...]  # names by label; empty where the images have none
+    model_digest: str
+    shard_size: int  # images a shard, not counting their views
+    resize: int | None
+    crop: int | None
+    crops: int
+    flips: bool
+
+    @classmethod
+    def of(cls, index: ImageIndex, model_digest: str, shard_size: int, views: Views) -> "ShardPlan":
+        """The plan for some images."""
+        if shard_size < 1:
+            raise UserError(f"a shard holds at least 1 image, not {shard_size}")
+        return cls(
+            source=index.location,
+            images=len(index),
+            images_digest=index.digest,
+            classes=index.classes if index.labelled else (),
+            model_digest=model_digest,
+            shard_size=shard_size,
+            resize=views.resize,
+            crop=views.crop,
+            crops=views.crops,
+            flips=views.flips,
+        )
+
+    @property
+    def shards(self) -> int:
+        """How many there are when all is done."""
+        return -(-self.images // self.shard_size)
+
+    def part(self, number: int) -> range:
+        """Positions of a shard's images."""
+        return range(number * self.shard_size, min(self.images, (number + 1) * self.shard_size))
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """The token file of a shard."""
+    return folder / f"shard-{number:05d}.safetensors"
+
+
+def unreadable_path(folder: Path, number: int) -> Path:
+    """The list of a shard's images that could not be read."""
+    return folder / f"shard-{number:05d}.unreadable.json"
+
+
+def is_token_folder(path: Path) -> bool:
+    """Whether a folder is one of shards."""
+    return (path / MANIFEST).is_file()
+
+
+def read_plan(folder: Path) -> ShardPlan:
+    """What a folder of shards is made of.
+
+    Raises:
+        UserError: it is none, or its shards.json is damaged.
+    """
+    if not is_token_folder(folder):
+        raise UserError(f"{folder}: no folder of tokens ({MANIFEST} is not in it); vaevq encode --shard-size makes one")
+    return read_json(ShardPlan, folder / MANIFEST)
+
+
+def claim_folder(folder: Path, plan: ShardPlan, *, force: bool) -> None:
+    """Makes a folder ready for the shards of a plan: a new one, or one in which the same plan was begun.
+
+    Raises:
+        UserError: the folder holds shards of another plan (unless `force`, which removes them), or files of others.
+    """
+    if is_token_folder(folder):
+        stands = read_plan(folder)
+        if stands != plan and not force:
+            there, here = stands.model_dump(mode="json"), plan.model_dump(mode="json")
+            key = next(name for name in here if there[name] != here[name])
+            raise UserError(
+                f"{folder} holds tokens made otherwise ({key}: {_short(there[key])} there, {_short(here[key])} here); "
+                "name another folder, or begin anew with --force"
+            )
+    elif folder.is_dir() and any(folder.iterdir()) and not force:
+        raise UserError(f"{folder}: neither empty nor a folder of tokens; name another one, or add to it with --force")
+    make_folder(folder)
+    remove_leftovers(folder)
+    if force:
+        for path in folder.glob("shard-*"):
+            path.unlink()
+    write_text(folder / MANIFEST, json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
+
+
+def missing_shards(folder: Path, plan: ShardPlan) -> Sequence[int]:
+    """The numbers of the shards that are still to be made."""
+    return [number for number in range(plan.shards) if not _is_done(folder, plan, number)]
+
+
+def token_files(location: Path) -> list[Path]:
+    """The token files of a location: of a finished folder of shards, or the one file itself.
+
+    Raises:
+        UserError: the folder is none of shards, or not finished.
+    """
+    if not location.exists():
+        raise UserError(f"{location}: no such file or folder")
+    if not location.is_dir():
+        return [location]
+    plan = read_plan(location)
+    missing = missing_shards(location, plan)
+    if missing:
+        raise UserError(
+            f"{location}: {len(missing)} of {plan.shards} shards are not there, the first is "
+            f"{shard_path(location, missing[0]).name}; run the same vaevq encode again to finish"
+        )
+    files = [path for number in range(plan.shards) if (path := shard_path(location, number)).is_file()]
+    if not files:
+        raise UserError(f"{location}: none of its {plan.images} images could be read")
+    return files
+
+
+def _is_done(folder: Path, plan: ShardPlan, number: int) -> bool:
+    if shard_path(folder, number).is_file():
+        return True
+    listed = unreadable_path(folder, number)
+    return listed.is_file() and len(json.loads(listed.read_text())) == len(plan.part(number))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

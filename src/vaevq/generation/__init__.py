@@ -1,0 +1,1 @@
+"""Generators: models that sample tokens, which a tokenizer decodes to images."""

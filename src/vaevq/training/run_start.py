@@ -1,0 +1,107 @@
+"""How a run begins in its folder: it continues what is its own, and writes what it is before its first step."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from vaevq.config import GeneratorRunConfig, RunConfig, leaves, read_json
+from vaevq.errors import UserError
+from vaevq.files import remove_leftovers, write_text
+from vaevq.training.checkpoint import checkpoints, load_checkpoint
+from vaevq.training.engine import Engine
+from vaevq.training.environment import environment
+from vaevq.training.tracking import Tracker
+
+AnyRun = RunConfig | GeneratorRunConfig
+
+CHANGES_NO_RESULT = {
+    "data": {"workers", "cache_mib", "max_unreadable_share"},
+    "train": {
+        "device",
+        "log_every",
+        "evaluate_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "tensorboard",
+        "wandb",
+    },
+}
+"""What may differ between a run and its continuation, by section."""
+
+
+class Continued(Protocol):
+    """What can go on from a checkpoint."""
+
+    engine: Engine
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state."""
+
+
+def results_depend_on(config: AnyRun) -> dict[str, Any]:
+    """A configuration as dotted keys, without what may change in a continuation."""
+    return dict(leaves(config.model_dump(mode="json", exclude=CHANGES_NO_RESULT)))
+
+
+def resume(trainer: Continued, config: AnyRun, run_dir: Path, follow: Collection[str] = ()) -> None:
+    """Continues from the newest checkpoint of the folder, if it has one and it is this run's.
+
+    Args:
+        config: of the run.
+        follow: options that follow from others: a message names those others.
+
+    Raises:
+        UserError: the folder holds a run of another configuration, or no checkpoint of this one.
+    """
+    saved = checkpoints(run_dir / "checkpoints")
+    if not saved:  # then nothing is lost where another configuration takes the folder
+        return
+    config_file = run_dir / "config.json"
+    if config_file.exists():
+        stands, given = results_depend_on(read_json(type(config), config_file)), results_depend_on(config)
+        changed = sorted(key for key in stands | given if stands.get(key) != given.get(key))
+        if changed:
+            # What follows from another option that has changed is not what to tell of.
+            changed = [key for key in changed if key not in follow] or changed
+            key = changed[0]
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise UserError(
+                f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
+                f"{given.get(key)!r} here{more}); name another folder with --run-dir"
+            )
+    state = load_checkpoint(saved[-1], trainer.engine.device)
+    try:
+        trainer.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{saved[-1]}: not a checkpoint of this run ({str(error).splitlines()[0]})") from None
+
+
+def claim(run_dir: Path, config: AnyRun, place: Engine, data_file: str, data: Mapping[str, Any]) -> None:
+    """Writes config.json, environment.json and what the run's data are, under `data_file`.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{run_dir}: cannot be made a run folder ({error.strerror or error})") from None
+    remove_leftovers(run_dir)
+    write_text(run_dir / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+    write_text(run_dir / "environment.json", json.dumps(environment(place), indent=2) + "\n")
+    write_text(run_dir / data_file, json.dumps(data, indent=2) + "\n")
+
+
+def open_tracker(config: AnyRun, run_dir: Path, images_seen: int, quiet: bool, place: Engine) -> Tracker:
+    """The log of a run that stands at `images_seen`."""
+    return Tracker(
+        run_dir,
+        total_images=config.train.images,
+        start_images=images_seen,
+        tensorboard=config.train.tensorboard,
+        wandb=config.train.wandb,
+        run_config=config.model_dump(mode="json"),
+        quiet=quiet,
+        enabled=place.is_main,
+    )
