@@ -251,5 +251,5 @@ def test_a_mistake_is_told_once_whichever_process_finds_it(
     told = [line for line in outcome.err.splitlines() if "vaevq: error:" in line]
     assert len(told) == 1, outcome.err
     assert told[0].endswith(message)
-    assert "cli.py" not in outcome.err, "torchrun shows a traceback of its own, and none of the command's"
+    assert "vaevq/cli/" not in outcome.err, "torchrun shows a traceback of its own, and none of the command's"
     assert not list(tmp_path.rglob("checkpoints"))

@@ -14,8 +14,7 @@ from PIL import Image
 from runs import ADVERSARIAL, Outcome, files_below, small_recipe, small_run, vaevq, vaevq_process
 from vaevq import __version__
 from vaevq.arguments import FLAGS, words_first
-from vaevq.cli import VERBS, main
-from vaevq.cli_generate import GENERATE_VERBS
+from vaevq.cli import GENERATE_VERBS, VERBS, main
 from vaevq.config import RunConfig
 from vaevq.data.tokens import read_token_file
 from vaevq.training import estimate

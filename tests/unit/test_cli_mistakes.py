@@ -313,7 +313,8 @@ def test_what_is_there_is_overwritten_by_force_alone(place: Place, verb: str) ->
 def test_an_output_that_cannot_be_is_refused_before_the_work(
     place: Place, verb: str, output: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaevq.cli._load", lambda model: pytest.fail("worked first"))
+    module = {"eval": "evaluate", "encode": "codec"}[verb]
+    monkeypatch.setattr(f"vaevq.cli.{module}.load", lambda model: pytest.fail("worked first"))
     (place.new / "file").write_text("mine")
     words = ["--data"] if verb == "eval" else []
     outcome = vaevq(verb, *words, place.photos, "--model", place.run, "-o", place.new / output, "--force")

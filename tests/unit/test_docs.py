@@ -17,8 +17,7 @@ import yaml
 
 from generators import write_generator
 from runs import vaevq
-from vaevq.cli import VERBS, main
-from vaevq.cli_generate import GENERATE_VERBS
+from vaevq.cli import GENERATE_VERBS, VERBS, main
 from vaevq.comparison import read_plan
 from vaevq.config import (
     GENERATORS,

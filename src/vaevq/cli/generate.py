@@ -1,4 +1,4 @@
-"""The verbs of `vaevq generate`: train, sample, eval. As in `vaevq.cli`, what is heavy is imported inside them."""
+"""The verbs of `vaevq generate`: train, sample, eval. What is heavy is imported inside them."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from vaevq.arguments import given, recipe_words
+from vaevq.cli.options import Location, Number, Output, Recipe
 from vaevq.config import GenerationEvalConfig, load_generator_config, load_section
 from vaevq.console import progress, say, say_evaluation, say_rows
 from vaevq.errors import UserError
@@ -18,13 +19,9 @@ if TYPE_CHECKING:
 
     from vaevq.generation.generator import Generator
 
-Recipe = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RECIPE] [KEY=VALUE ...]")]
 Measured = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES [KEY=VALUE ...]")]
-Location = Annotated[str | None, tyro.conf.arg(metavar="LOCATION")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
-Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Real = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
-Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
 def train(

@@ -1,0 +1,74 @@
+"""`vaevq eval`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vaevq.cli.options import Json, Location, Model, Overrides, load, run_config
+from vaevq.config import EvalConfig, load_section
+from vaevq.console import progress, say, say_evaluation, say_rows
+from vaevq.errors import UserError
+
+
+def evaluate(
+    overrides: Overrides = (),
+    /,
+    *,
+    model: Model,
+    data: Location = None,
+    reference: Location = None,
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None,
+    device: str = "auto",
+    as_json: Json = False,
+    force: bool = False,
+) -> None:
+    """Measure a tokenizer on held-out images: PSNR, SSIM, LPIPS, Fréchet distance, KID, usage, perplexity.
+
+    For example:
+
+      vaevq eval --model runs/quickstart
+      vaevq eval --model runs/quickstart --data ~/photos metrics=[psnr,frechet,kid] resize=256 crop=256
+
+    Args:
+        overrides: key=value of the section `eval` of the configuration.
+        model: a run folder, a model folder or a hub name.
+        data: images to measure on; the run's held-out images where left out.
+        reference: images that the Fréchet distance and KID compare with; the originals where left out.
+        output: also write the result to this JSON file.
+        device: auto, cpu, cuda, cuda:1, mps.
+        as_json: print JSON instead of tables.
+        force: overwrite the output file.
+    """
+    from vaevq.data.held_out import run_images
+    from vaevq.data.index import find_images
+    from vaevq.files import make_folder, require_place, write_text
+    from vaevq.metrics.evaluation import evaluate as measure
+    from vaevq.training.engine import engine
+
+    if output:
+        require_place(output, force=force)
+    run = run_config(model)
+    config = load_section(EvalConfig, overrides, run.eval if run else EvalConfig())
+    if data is None and run is None:
+        what = "no run folder" if Path(model).exists() else "no such folder here, and a hub name has no images"
+        raise UserError(f"{model}: {what}, so --data must name those to measure on")
+    with engine(device, "float32") as place:
+        tokenizer = load(model).to(place.device)
+        images = find_images(data) if data else run_images(run.data, run.seed).held_out if run else None
+        assert images is not None
+        against = find_images(reference) if reference else None
+        with progress("measuring", len(images), quiet=as_json or not place.is_main) as reached:
+            result = measure(tokenizer, images, config, device=place.device, reference=against, progress=reached)
+        if not place.is_main:
+            return
+    text = json.dumps(result.to_json(), indent=2)
+    if output:
+        make_folder(output.parent)
+        write_text(output, text + "\n")
+    if as_json:
+        say(text)
+        return
+    say_evaluation([*result.rows(), *result.continuous_rows()], result.notes)
+    say_rows("protocol", list(result.protocol.items()))

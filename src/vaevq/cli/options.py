@@ -1,0 +1,42 @@
+"""What verbs share: types of options that say how help calls them, and models by the words of a user."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from vaevq.config import RunConfig, read_json
+
+if TYPE_CHECKING:
+    from vaevq.tokenizer import Tokenizer
+
+
+Recipe = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[RECIPE] [KEY=VALUE ...]")]
+Overrides = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY=VALUE ...]")]
+Images = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES ...")]
+Location = Annotated[str | None, tyro.conf.arg(metavar="LOCATION")]
+Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+def run_config(model: str) -> RunConfig | None:
+    """The configuration of a run, where `model` is a run folder."""
+    folder = Path(model)
+    return read_json(RunConfig, folder / "config.json") if (folder / "split.json").is_file() else None
+
+
+def networks(model: str) -> dict[str, Any]:
+    """The section `model` of a saved model, without what was said in images of the run that made it."""
+    from vaevq.tokenizer import saved_config
+
+    tree = saved_config(model).model_dump(mode="json")
+    tree["quantizer"].pop("quantize_from", None)
+    return tree
+
+
+def load(model: str) -> "Tokenizer":
+    from vaevq.tokenizer import Tokenizer
+
+    return Tokenizer.from_pretrained(model)
