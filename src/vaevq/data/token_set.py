@@ -201,7 +201,7 @@ def token_batches(
 
 def _check_one_kind(first: TokenFile, file: TokenFile, path: Path) -> None:
     """Passes if all images of `file` are like the first one of `first`."""
-    file.check_model(first.model_digest, first.codebook_size)
+    file.check_model(first.model_digest, first.codebook_size, first.codes_per_position)
     if (file.labels is None) != (first.labels is None):
         raise UserError(f"{path}: some shards have labels and others none")
     for size, name in zip(file.sizes, file.names, strict=True):
