@@ -134,7 +134,7 @@ OTHER: dict[str, list[str]] = {
     "adapt.until": ["0.5"],
     "adapt.min_size": ["15"],
     "adapt.max_size": ["20", f"{Q}.codebook_size=16", "adapt.perplexity_share=0.01"],
-    "adapt.perplexity_share": ["0.01"],
+    "adapt.perplexity_share": ["0.999"],
     "adapt.gain": ["0.9"],
     "data.held_out_share": ["0.9"],
     "data.split_by": ["file"],

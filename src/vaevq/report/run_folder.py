@@ -73,7 +73,7 @@ class RunFolder:
     def codebook_size(self) -> Any:
         """K, where the run searched for it as far as it was found; None where the configuration has no such field."""
         if self.evaluation is not None:
-            return self.evaluation.protocol["codebook_size"]
+            return len(self.evaluation.histogram) // self.evaluation.protocol.get("codebooks", 1)
         found = [row["codebook/size"] for row in self.metrics if row.get("codebook/size")]
         return int(found[-1]) if found else self.setting("model.quantizer.codebook_size")
 
