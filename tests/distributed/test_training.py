@@ -166,7 +166,7 @@ def test_under_torchrun_the_command_writes_the_run_folder_of_one_process_and_spe
     ]
     assert files_below(run_dir) == files_below(finished)
     assert_logs_are_equal(run_dir, finished, 1e-4)
-    assert figures(run_dir) == pytest.approx(figures(finished), rel=1e-4)
+    assert figures(run_dir) == pytest.approx(figures(finished), rel=5e-4)
     assert largest_difference(weights(run_dir), weights(finished)) < 1e-5
 
 

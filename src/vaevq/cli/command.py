@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 
@@ -66,6 +66,15 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    if "RANK" in os.environ:
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """Ends a process of torchrun at once: everything is written, and threads of torch's may abort an orderly end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _call(verbs: dict[str, Callable[..., Any]], arguments: list[str], name: str, description: str) -> None:
