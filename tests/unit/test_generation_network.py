@@ -83,6 +83,22 @@ def test_levels_of_codes_have_embeddings_and_logits_of_their_own(kind: str) -> N
     twin = [F.linear(outputs[0, i], transformer.head[i % 2]) for i in range(4)]
     assert torch.allclose(transformer.logits(outputs)[0], torch.stack(twin))
     assert torch.allclose(transformer.logits(outputs[:, 1:], 1)[0], torch.stack(twin[1:]))
+    assert torch.allclose(transformer.logits(outputs[:, 3:], 3)[0], torch.stack(twin[3:]))
+
+
+def test_logits_of_several_levels_hold_no_weight_of_each_place() -> None:
+    """The largest thing that the backward pass keeps is far from places×K×width."""
+    network = random_network("ar", codes_per_position=2, codebook_size=500)
+    outputs = torch.randn(1, 24, 32, dtype=torch.float64, requires_grad=True)
+    kept: list[int] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.transformer.logits(outputs).sum().backward()
+    assert 0 < max(kept) <= 500 * 32
 
 
 def test_the_autoregressive_loss_is_the_mean_cross_entropy_and_its_code_length_the_sum() -> None:

@@ -1,5 +1,6 @@
 """A generator's run folder, what is in its log, who may continue it, and that it learns."""
 
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from generators import K, small_generator_run, small_generator_tree, write_token
 from runs import files_below, last_checkpoint, metrics, start_vaevq, vaevq, weights
 from vaevq.config import GeneratorRunConfig, load_generator_config, read_json, recipe_names
 from vaevq.data.token_set import read_token_set
+from vaevq.data.tokens import read_token_file, write_token_file
 from vaevq.errors import UserError
 from vaevq.generation.generator import Generator
 from vaevq.training import generator_loop
@@ -132,6 +134,24 @@ def test_a_run_of_another_configuration_or_kind_of_model_is_refused(
         "with --run-dir"
     )
     assert "config.json" in refusal(small_generator_run(tokens, kind), finished), "a tokenizer's run"
+
+
+def test_a_run_does_not_go_on_with_other_tokens_that_lie_where_its_own_were(tmp_path: Path) -> None:
+    config = small_generator_run(write_tokens(tmp_path / "t"))
+    train_generator(config, tmp_path / "run", quiet=True)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("eval.json", "tokens.json")}
+    file = read_token_file(tmp_path / "t")
+    write_token_file(tmp_path / "t", dataclasses.replace(file, model_digest="f" * 16), force=True)
+    assert refusal(config, tmp_path / "run").endswith(
+        "run holds a run with other data (model_digest of tokens.json: '0123456789abcdef' there, 'ffffffffffffffff' "
+        "here); name another folder with --run-dir"
+    )
+    write_tokens(tmp_path / "u", 30)
+    shutil.copy(tmp_path / "u", tmp_path / "t")
+    assert "train_items of tokens.json: 19 there, 24 here" in refusal(config, tmp_path / "run")
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
+    (tmp_path / "run" / "tokens.json").write_text("{")
+    assert "tokens.json: damaged" in refusal(config, tmp_path / "run")
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {

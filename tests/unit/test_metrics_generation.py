@@ -95,6 +95,8 @@ def test_blocks_of_kid_give_a_standard_error_and_few_images_a_note(sets: tuple[I
     assert "kid_means_standard_error" in few.figures
     assert few.images == few.reference_images == 8
     assert "8 images are too few for the 9 features of means" in few.notes[0]
+    most = evaluate_generated(*sets, GenerationEvalConfig(kid_block=14), device="cpu")
+    assert most.notes == ["KID is of 2 blocks of 14 images and leaves out 12 generated and 2 real ones"]
 
 
 def test_with_the_standard_inception_names_are_the_published_ones(
@@ -116,8 +118,15 @@ def test_real_images_are_brought_to_the_size_of_the_generated_ones(tmp_path: Pat
         UserError, match=r"generated images of 12×12 pixels, real ones of 24×30: bring the real ones to"
     ):
         evaluate_generated(made, real, GenerationEvalConfig(), device="cpu")
-    result = evaluate_generated(made, real, GenerationEvalConfig(resize=12, crop=12), device="cpu")
+    config = GenerationEvalConfig(resize=12, crop=12)
+    result = evaluate_generated(made, real, config, device="cpu")
     assert result.protocol["crop"] == "centre, 12×12 pixels"
+    Image.new("RGB", (13, 40)).save(tmp_path / "generated" / "grid.png")
+    made = find_images(tmp_path / "generated")
+    with pytest.raises(UserError, match=r"is of .* pixels, .* name a folder of generated images alone"):
+        evaluate_generated(made, real, config, device="cpu")
+    with pytest.raises(UserError, match=r"is of .* pixels, .* bring them to one with crop="):
+        evaluate_generated(real, made, GenerationEvalConfig(), device="cpu")
 
 
 @pytest.mark.usefixtures("network")

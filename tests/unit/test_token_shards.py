@@ -130,6 +130,11 @@ def test_unreadable_images_are_listed_and_a_shard_of_them_alone_is_done(classes:
     }
     assert json.loads((folder / "shard-00002.unreadable.json").read_text()) == [done.unreadable[1]]
     assert missing_shards(folder, plan) == []
+    for damaged in ("{not", '{"a": 1}', "\udcff"):
+        (folder / "shard-00002.unreadable.json").write_bytes(damaged.encode("utf-8", "surrogateescape"))
+        assert missing_shards(folder, plan) == [2], "what a damaged list says of is made again"
+    encode_shards(model, index, folder, plan, CPU)
+    assert missing_shards(folder, plan) == []
 
 
 def test_what_the_user_has_to_mend_is_not_taken_for_an_unreadable_image(classes: Path, tmp_path: Path) -> None:

@@ -146,8 +146,11 @@ def token_files(location: Path) -> list[Path]:
 def _is_done(folder: Path, plan: ShardPlan, number: int) -> bool:
     if shard_path(folder, number).is_file():
         return True
-    listed = unreadable_path(folder, number)
-    return listed.is_file() and len(json.loads(listed.read_text())) == len(plan.part(number))
+    try:
+        listed = json.loads(unreadable_path(folder, number).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # a damaged list says nothing: the shard is made again
+        return False
+    return isinstance(listed, list) and len(listed) == len(plan.part(number))
 
 
 def _short(value: object) -> str:

@@ -118,9 +118,15 @@ class Transformer(nn.Module):
 
     def logits(self, outputs: Tensor, start: int = 0) -> Tensor:
         """The logits, B×n×K, of the tokens at the places from `start` on, of outputs B×n×width."""
-        if self.levels == 1:
-            return F.linear(outputs, self.head[0])
-        return torch.einsum("bnw,nkw->bnk", outputs, self.head[self.level[start : start + outputs.shape[1]]])
+        if outputs.shape[1] == 1 or self.levels == 1:
+            return F.linear(outputs, self.head[start % self.levels])
+        # Level by level: a weight for each place would be as large as n×K×width.
+        first = [(level - start) % self.levels for level in range(self.levels)]
+        parts = [F.linear(outputs[:, at :: self.levels], self.head[level]) for level, at in enumerate(first)]
+        logits = parts[0].new_empty(*outputs.shape[:2], self.codebook_size)
+        for at, part in zip(first, parts, strict=True):
+            logits[:, at :: self.levels] = part
+        return logits
 
     def new_cache(self, batch: int) -> Cache:
         """A cache in which nothing is."""

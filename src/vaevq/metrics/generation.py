@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vaevq.config import EvalConfig, GenerationEvalConfig
 from vaevq.data.index import ImageIndex
-from vaevq.data.loader import evaluation_batches
+from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.errors import UserError
 from vaevq.metrics.fid import FeatureMoments, frechet_distance
 from vaevq.metrics.inception_score import InceptionScore
@@ -91,7 +91,7 @@ def evaluate_generated(
     }
     for side in SIDES:
         for batch in walks[side]:
-            sizes.setdefault(side, tuple(batch.images.shape[-2:]))
+            _check_size(sizes.setdefault(side, tuple(batch.images.shape[-2:])), batch, side)
             tally.update(side, batch.positions, loaded(batch.images.to(device)))
             counts[side] += len(batch.names)
             done += len(batch.names)
@@ -127,6 +127,7 @@ class _Tally:
         sizes = [min(len(index), config.images or len(index)) for index in (images, reference)]
         self._moments = {side: FeatureMoments(network.dim, device) for side in SIDES}
         self._kernel = BlockwiseKernelDistance(config.kid_block, sizes[0], sizes[1], device)
+        self._left_out = max(0, sizes[1] - self._kernel.blocks * config.kid_block)  # real images in no block
         self._features: dict[Side, list[Tensor]] = {side: [] for side in SIDES}
         self._score: InceptionScore | None = None
         if "inception_score" in config.metrics:
@@ -180,9 +181,25 @@ class _Tally:
                 f"{least} images are too few for the {self._network.dim} features of {self._network.name}: the Fréchet "
                 "distance is biased upwards, compare it only at equal numbers against the same images"
             )
+        if "kid" in self._config.metrics and (self._kernel.left_out or self._left_out):
+            blocks = f"{self._kernel.blocks} block{'s' * (self._kernel.blocks > 1)} of {self._config.kid_block} images"
+            notes.append(
+                f"KID is of {blocks} and leaves out {self._kernel.left_out} generated and {self._left_out} real ones"
+            )
         if "kid" in self._config.metrics and self._kernel.blocks == 1:
             notes.append("KID is of a single block, so its standard error is not known; a lower kid_block gives one")
         return notes
+
+
+def _check_size(size: tuple[int, ...], batch: ImageBatch, side: Side) -> None:
+    """Passes if the images of a batch are of the same size as those before them."""
+    here = tuple(batch.images.shape[-2:])
+    if here != size:
+        way_out = {"evaluated": "name a folder of generated images alone", "reference": "bring them to one with crop="}
+        raise UserError(
+            f"'{batch.names[0]}' is of {here[0]}×{here[1]} pixels, images before it of {size[0]}×{size[1]}: "
+            f"{way_out[side]}"
+        )
 
 
 def _loading(config: GenerationEvalConfig, resize: int | None, crop: int | None) -> EvalConfig:

@@ -30,6 +30,8 @@ from vaevq.training.loop import Loop, check_batch
 from vaevq.training.run_start import claim, open_tracker, resume
 from vaevq.training.tracking import Tracker
 
+TOKENS_FILE = "tokens.json"
+
 
 @dataclass(frozen=True)
 class RunTokens:
@@ -107,7 +109,7 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
     """Trains, or continues, and measures the code length of the held-out images.
 
     Raises:
-        UserError: bad tokens or options; a folder that holds a run of another configuration; a loss that is not finite.
+        UserError: bad tokens or options; a folder with a run of other options or tokens; a loss that is not finite.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the checkpoint is saved.
     """
     with engine(config.train.device, config.train.precision) as place:
@@ -121,10 +123,10 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
         with place.together():
             if tokens.train.tokenizer is not None:
                 trainer.averaged.take_tokenizer(Tokenizer.from_pretrained(tokens.train.tokenizer))
-            resume(trainer, config, run_dir)
+            resume(trainer, config, run_dir, data_file=TOKENS_FILE, data=_about(tokens))
         with place.together():
             if place.is_main:
-                claim(run_dir, config, place, "tokens.json", _about(tokens))
+                claim(run_dir, config, place, TOKENS_FILE, _about(tokens))
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(open_tracker(config, run_dir, trainer.images_seen, quiet, place))

@@ -1,6 +1,7 @@
 """How a run begins in its folder: it continues what is its own, and writes what it is before its first step."""
 
 import json
+import textwrap
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,15 +45,23 @@ def results_depend_on(config: AnyRun) -> dict[str, Any]:
     return dict(leaves(config.model_dump(mode="json", exclude=CHANGES_NO_RESULT)))
 
 
-def resume(trainer: Continued, config: AnyRun, run_dir: Path, follow: Collection[str] = ()) -> None:
+def resume(
+    trainer: Continued,
+    config: AnyRun,
+    run_dir: Path,
+    follow: Collection[str] = (),
+    data_file: str | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> None:
     """Continues from the newest checkpoint of the folder, if it has one and it is this run's.
 
     Args:
         config: of the run.
         follow: options that follow from others: a message names those others.
+        data_file, data: what `claim` has written of the run's data, where a run must go on with the same.
 
     Raises:
-        UserError: the folder holds a run of another configuration, or no checkpoint of this one.
+        UserError: the folder holds a run of another configuration or other data, or no checkpoint of this one.
     """
     saved = checkpoints(run_dir / "checkpoints")
     if not saved:  # then nothing is lost where another configuration takes the folder
@@ -70,6 +79,8 @@ def resume(trainer: Continued, config: AnyRun, run_dir: Path, follow: Collection
                 f"{run_dir} holds a run with another configuration ({key}: {stands.get(key)!r} there, "
                 f"{given.get(key)!r} here{more}); name another folder with --run-dir"
             )
+    if data_file and data:
+        _check_data(run_dir / data_file, data)
     state = load_checkpoint(saved[-1], trainer.engine.device)
     try:
         trainer.load_state_dict(state)
@@ -105,3 +116,20 @@ def open_tracker(config: AnyRun, run_dir: Path, images_seen: int, quiet: bool, p
         quiet=quiet,
         enabled=place.is_main,
     )
+
+
+def _check_data(file: Path, data: Mapping[str, Any]) -> None:
+    """Passes if a run's data are what its folder says they were."""
+    if not file.exists():
+        return
+    try:
+        stands = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{file}: damaged; name another folder with --run-dir") from None
+    changed = [key for key in data if stands.get(key) != data[key]]
+    if changed:
+        there, here = (textwrap.shorten(repr(of.get(changed[0])), 60) for of in (stands, data))
+        raise UserError(
+            f"{file.parent} holds a run with other data ({changed[0]} of {file.name}: {there} there, {here} here); "
+            "name another folder with --run-dir"
+        )
