@@ -110,13 +110,24 @@ def test_options_messages_and_pages_are_no_numeric_code(package: Path) -> None:
 def test_code_that_is_known_to_give_the_same_numbers_is_as_good(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code, "_groups", lambda: (frozenset({"code", "newer"}), frozenset({"older", "oldest"})))
-    assert same_numbers("code", "newer")
-    assert same_numbers("unheard", "unheard")
-    assert not same_numbers("code", "older")
+    groups = (code._Group(frozenset({"code", "newer"}), True), code._Group(frozenset({"code", "changed"}), False))
+    monkeypatch.setattr(code, "_groups", lambda: groups)
+    assert same_numbers("unheard", "unheard", config)
+    assert not same_numbers("code", "older", config)
     made = cell(config)
     assert made.stands_for(task(config, code="newer"))
     assert not made.stands_for(task(config, code="older"))
+    # The small run's steps have 4 × 64 tokens, and its codebook is revived.
+    tokens, quantizer = 4 * 8 * 8, {"codebook_size": 16}
+    assert tokens == config.train.batch_size * (config.data.image_size // 2) ** 2
+    for changes, same in (
+        (quantizer, False),
+        ({"codebook_size": tokens}, True),
+        ({**quantizer, "revive_below": 0}, True),
+        ({**quantizer, "codebook": "embedding"}, True),
+    ):
+        other = small_run(Path("photos"), model={"quantizer": changes})
+        assert same_numbers("code", "changed", other) == same, changes
 
 
 def test_a_cell_stands_for_what_it_was_made_of(config: RunConfig) -> None:

@@ -134,7 +134,7 @@ class Cell:
         Code that is known to give the same numbers is as good; `any_code` accepts what any other has made. Data that
         cannot be looked at is taken as the cell's.
         """
-        if not (any_code or same_numbers(self.code, task.code)):
+        if not (any_code or same_numbers(self.code, task.code, task.config)):
             return False
         if self.digest != digest(task.config, task.data or self.data, self.code):
             return False
@@ -186,7 +186,9 @@ def find_cell(folder: Path, task: Task, *, any_code: bool = False) -> Cell | Non
     found = [cell for cell in read if cell.row == task.row and cell.stands_for(task, any_code=any_code)]
     # Of several, one by code of the present numbers, then one that has figures, then the newest.
     return max(
-        found, key=lambda cell: (same_numbers(cell.code, task.code), not cell.failure, read.index(cell)), default=None
+        found,
+        key=lambda cell: (same_numbers(cell.code, task.code, task.config), not cell.failure, read.index(cell)),
+        default=None,
     )
 
 

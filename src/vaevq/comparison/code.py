@@ -4,11 +4,13 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 import vaevq
+from vaevq.config import RunConfig
 from vaevq.quantization.build import LAYERS
 
 # A step, the images of both sides, and what is measured. The loop between them decides when, not what.
@@ -55,15 +57,35 @@ def code_digest(kind: str, package: Path | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def same_numbers(one: str, other: str) -> bool:
-    """Whether code of these two digests is known to give the same figures: see same_numbers.json beside this file."""
-    return one == other or any({one, other} <= group for group in _groups())
+def same_numbers(one: str, other: str, config: RunConfig) -> bool:
+    """Whether code of these two digests is known to give a run the same figures: same_numbers.json beside this file."""
+    return one == other or any(
+        {one, other} <= group.digests and (group.always or _starts_at_one_token_a_codeword(config))
+        for group in _groups()
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Digests of code that gives the same numbers, always or where a revived codebook starts at a token a codeword."""
+
+    digests: frozenset[str]
+    always: bool
 
 
 @cache
-def _groups() -> tuple[frozenset[str], ...]:
+def _groups() -> tuple[_Group, ...]:
     text = files("vaevq.comparison").joinpath("same_numbers.json").read_text(encoding="utf-8")
-    return tuple(frozenset(group["digests"]) for group in json.loads(text))
+    return tuple(_Group(frozenset(group["digests"]), group["always"]) for group in json.loads(text))
+
+
+def _starts_at_one_token_a_codeword(config: RunConfig) -> bool:
+    """Since 2026-11-25 counts start at a batch's mean number and not at 1; of other codebooks nothing has changed."""
+    quantizer, f = config.model.quantizer, config.model.autoencoder.downsample_factor
+    if getattr(quantizer, "codebook", "averaged") != "averaged" or not getattr(quantizer, "revive_below", 0):
+        return True
+    tokens = config.train.batch_size * (config.data.image_size // f) ** 2
+    return tokens == quantizer.codebook_size
 
 
 def _imports(tree: ast.Module, folder: Path) -> Iterator[str]:

@@ -171,7 +171,7 @@ def make_comparison(plan: Plan, tasks: Sequence[Task], folder: Path, *, any_code
     other = [
         f"{task.row}, seed {task.seed}"
         for task in tasks
-        if (cell := found[task.row, task.seed]) is not None and not same_numbers(cell.code, task.code)
+        if (cell := found[task.row, task.seed]) is not None and not same_numbers(cell.code, task.code, task.config)
     ]
     cells = {
         row.name: {seed: cell for seed in row.configs if (cell := found[row.name, seed]) is not None}

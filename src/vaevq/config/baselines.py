@@ -11,7 +11,9 @@ from vaevq.errors import nearest_name
 class PointConfig(CodebookShape):
     """What plain VQ, VQ-EMA and SimVQ share: how the decoder's gradient passes the choice of a codeword."""
 
-    gradient: PointGradient = "straight_through"  # rotation: turned and scaled as the latent is (Fifty et al. 2024)
+    # rotation: turned and scaled as the latent is (Fifty et al. 2024). Left out of dumps at its default: models of
+    # before it was there keep their digest.
+    gradient: PointGradient = Field(default="straight_through", exclude_if=lambda value: value == "straight_through")
 
     @model_validator(mode="after")
     def _check_gradient(self) -> Self:
