@@ -1,5 +1,6 @@
 """What a file or folder of this project holds, as named rows, and how much of the codebook its tokens use."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from vaevq.config import GeneratorRunConfig, RunConfig, read_json
 from vaevq.data.token_shards import TOKENIZER_FOLDER, is_token_folder, missing_shards, read_plan, token_files
-from vaevq.data.tokens import read_token_file
+from vaevq.data.tokens import TokenFile, read_token_file
 from vaevq.errors import UserError
 from vaevq.generation.generator import Generator
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
@@ -153,21 +154,16 @@ def _shard_rows(folder: Path) -> Rows:
     ]
     if missing:
         return rows
-    histogram, files = None, token_files(folder)
-    for file in map(read_token_file, files):
-        histogram = histogram or TokenHistogram(file.codebook_size)
-        histogram.update(torch.from_numpy(np.concatenate([grid.reshape(-1) for grid in file.tokens])))
-    assert histogram is not None
+    histogram = _counted(map(read_token_file, token_files(folder)))
     statistics = histogram.statistics()
-    used = _usage_rows(histogram, statistics)
-    return [*rows, ("tokens", statistics.tokens), ("codebook_size", statistics.codebook_size), *used]
+    size, codebooks = statistics.codebook_size, statistics.codebooks
+    counted = [("tokens", statistics.tokens), ("codebook_size", size), ("codebooks", codebooks)]
+    return [*rows, *counted, *_usage_rows(histogram, statistics)]
 
 
 def _token_rows(path: Path) -> Rows:
     file = read_token_file(path)
-    histogram = TokenHistogram(file.codebook_size, codebooks=file.codebooks)
-    for grid in file.tokens:
-        histogram.update(torch.from_numpy(np.asarray(grid, dtype=np.int64)))
+    histogram = _counted([file])
     statistics = histogram.statistics()
     pixels = sum(height * width for height, width in file.sizes)
     return [
@@ -185,6 +181,17 @@ def _token_rows(path: Path) -> Rows:
         ("bits a pixel (entropy)", statistics.entropy_bits_per_pixel(pixels)),
         ("bytes", path.stat().st_size),
     ]
+
+
+def _counted(files: Iterable[TokenFile]) -> TokenHistogram:
+    """The tokens of files of one model, of which there is at least one."""
+    histogram = None
+    for file in files:
+        histogram = histogram or TokenHistogram(file.codebook_size, codebooks=file.codebooks)
+        for grid in file.tokens:
+            histogram.update(torch.from_numpy(np.asarray(grid, dtype=np.int64)))
+    assert histogram is not None
+    return histogram
 
 
 def _usage_rows(histogram: TokenHistogram, statistics: CodebookStatistics) -> Rows:

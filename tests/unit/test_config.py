@@ -1,5 +1,6 @@
 """Recipes, overrides and variants; every mistake in one line that names the field and the right name."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,36 @@ import pytest
 from pydantic import ValidationError
 
 from vaevq.config import (
+    QUANTIZERS,
     VARIANTS,
     EvalConfig,
     RunConfig,
+    TokenizerConfig,
     VariationalConfig,
     load_run_config,
     load_section,
     recipe_names,
 )
 from vaevq.errors import UserError
+
+DIGESTS = {
+    "vaevq": "f7b76954d94a",
+    "vq": "4c9ab6918253",
+    "vq_ema": "4326297c4a85",
+    "simvq": "f7bb47a2ac58",
+    "ibq": "58daff938847",
+    "softvq": "378bf24d023b",
+    "wasserstein": "24623c1e0413",
+    "vqbridge": "5f6b379a866e",
+    "gaussian": "b6380e760be0",
+    "fsq": "4a11c8d06044",
+    "lfq": "b162842b9af3",
+    "bsq": "4f8d70750762",
+    "residual": "6ad27063e9cc",
+    "movq": "21cbd09d066d",
+    "vqgan_lc": "ffa8b0ba3743",
+}
+"""Of each kind's default configuration."""
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -140,3 +162,12 @@ def test_a_run_that_would_decode_no_codeword_is_refused() -> None:
     assert quantize_from(train=train, model={"quantizer": {"quantize_from": 32}}) == 32
     with pytest.raises(ValidationError, match=r"past the last step of train\.images 40"):
         quantize_from(train=train, model={"quantizer": {"quantize_from": 33}})
+
+
+def test_models_that_were_saved_before_an_option_was_there_keep_their_digest() -> None:
+    """The configuration is part of a digest, which token files name: what is new is not in it at its default."""
+    digests = {
+        kind: hashlib.sha256(TokenizerConfig(quantizer=QUANTIZERS[kind]()).model_dump_json().encode()).hexdigest()[:12]
+        for kind in DIGESTS
+    }
+    assert digests == DIGESTS

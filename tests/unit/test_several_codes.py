@@ -111,6 +111,17 @@ def test_inspection_shows_what_was_evaluated_and_what_a_token_file_holds(
     assert vaevq("decode", tmp_path / "t.safetensors", "--model", run, "-o", tmp_path / "out").code == 0
 
 
+def test_shards_are_counted_as_a_token_file_of_the_same_images(run: Path, photos: Path, tmp_path: Path) -> None:
+    words = ("encode", photos, "--model", run, "--resize", 32, "--crop", 32, "-o")
+    assert vaevq(*words, tmp_path / "one.safetensors").code == 0
+    assert vaevq(*words, tmp_path / "shards", "--shard-size", 5).code == 0
+    one, shards = (dict(inspect_path(tmp_path / name)) for name in ("one.safetensors", "shards"))
+    assert shards["codebooks"] == CODEBOOKS[run.name]
+    common = one.keys() & shards.keys() - {"kind"}
+    assert common > {"tokens", "codebooks", "perplexity", "usage"}
+    assert {name: one[name] for name in common} == {name: shards[name] for name in common}
+
+
 def test_a_diagnosis_leaves_out_what_needs_a_codeword_a_position_and_rates_are_of_all_codes(run: Path) -> None:
     tree, q, found = json.loads((run / "diagnosis.json").read_text()), Q[run.name], evaluation(run)["figures"]
     assert tree["hubs"] is None

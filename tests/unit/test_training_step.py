@@ -11,6 +11,7 @@ from torch import Tensor
 
 from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trained, trainer
 from vaevq.config import TrainConfig
+from vaevq.errors import UserError
 from vaevq.training.ema import WeightAverage
 from vaevq.training.tokenizer_step import schedule
 
@@ -183,3 +184,10 @@ def test_every_term_is_finite_in_bfloat16(photos: Path) -> None:
     terms = {"total", "pixel", "adversarial", "rcs", "dcr", "kl", "discriminator", "lecam"}
     assert [loss.keys() for loss in losses] == [terms] * 5
     assert all(math.isfinite(value) for loss in losses for value in loss.values())
+
+
+@pytest.mark.parametrize("kind", ["fsq", "vqgan_lc"])
+def test_a_loss_without_a_term_is_refused(photos: Path, kind: str) -> None:
+    config = small_run(photos, model={"quantizer": {"kind": kind, "codebook_size": 16}}, loss={"pixel_weight": 0})
+    with pytest.raises(UserError, match=r"no loss term trains anything: loss\.pixel_weight, .* are 0"):
+        trainer(config).step(step_batches(config, 1)[0])

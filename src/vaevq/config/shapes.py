@@ -20,7 +20,7 @@ class LatentShape(Section):
 
     has_soft_latent: ClassVar[bool] = False  # a latent of its own beside the tokens, which `eval.soft` measures
     code_dim: int = Field(default=8, ge=1)
-    codebook_size: int = Field(default=4096, ge=2)
+    codebook_size: int = Field(default=4096, ge=2, le=2**31)  # as many as a token file can name
 
     @property
     def resizable(self) -> bool:

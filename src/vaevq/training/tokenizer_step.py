@@ -114,6 +114,11 @@ class TokenizerTrainer:
                     self.discriminator if adversarial else None,
                     self.tokenizer.decoder.last_layer,
                 )
+                if not loss.total.requires_grad:
+                    raise UserError(
+                        "no loss term trains anything: loss.pixel_weight, loss.perceptual_weight and "
+                        "loss.adversarial_weight are 0, and this quantizer has no term of its own"
+                    )
                 total = loss.total / len(batches)
                 if self.engine.world_size > 1:
                     # The processes wait for a gradient of every parameter, even of one that no term reaches.
