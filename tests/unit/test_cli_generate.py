@@ -144,7 +144,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], tuple[object, ...]], str]
     "no such verb": (lambda p, run, s: ("generate", "smaple"), "no verb 'smaple' (did you mean 'sample'?)"),
     "a kind that is not there": (
         lambda p, run, s: train(p, "--kind", "gan", "--tokens", s),
-        "network: input tag 'gan' found using 'kind'",
+        "network.kind: there is no 'gan': ar, mask",
     ),
     "no tokens": (lambda p, run, s: train(p), "data.tokens: name the tokens to learn from with --tokens"),
     "tokens in the recipe's place": (

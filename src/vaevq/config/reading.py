@@ -216,6 +216,9 @@ def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
         whole = [option for option in _option_names(model) if option.endswith(f".{name}")] if len(location) == 1 else []
         hint = f" (did you mean {' or '.join(whole)}?)" if whole else nearest_name(name, known)
         return f"{path}: unknown option{hint}"
+    if error["type"] == "union_tag_invalid":
+        kind, known = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "")
+        return f"{path}.kind: there is no '{kind}'{nearest_name(kind, known.split(', '))}: {known}"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"].startswith("value_error") or not location:
         return f"{path}: {message}" if path else message
