@@ -181,7 +181,7 @@ def test_other_networks_are_refused_by_the_first_difference(
 
 
 def saved(folder: Path, photos: Path, quantizer: dict[str, Any], vectors: int = 0) -> Path:
-    """A model of another kind of quantizer, untrained; with a codebook made of vectors of that dimension where asked."""
+    """A model of another kind of quantizer, untrained; its codebook made of vectors of that dimension where asked."""
     made = trainer(small_run(photos, model={"quantizer": quantizer}, loss={"continuous_path": 0})).averaged
     if vectors:
         made.quantizer.fit(torch.randn(16, vectors, generator=torch.Generator().manual_seed(1)), 0)
