@@ -25,8 +25,7 @@ from runs import (
 )
 from vaevq.comparison import read_plan
 from vaevq.comparison.cells import DataDigests, Task, configuration, digest
-from vaevq.config import merged
-from vaevq.errors import UserError
+from vaevq.config import load_run_config, merged
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.initialization import Initialization, with_channels
 from vaevq.training.tokenizer_step import TokenizerTrainer
@@ -181,13 +180,127 @@ def test_other_networks_are_refused_by_the_first_difference(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_codebook_that_keeps_its_size_is_refused_by_name(photos: Path, tmp_path: Path) -> None:
-    simvq = {"model": {"quantizer": {"kind": "simvq"}}, "loss": {"continuous_path": 0}}
-    made, _ = trained(small_run(photos, **simvq), 1)
-    made.averaged.save_pretrained(tmp_path / "simvq")
-    started(photos, tmp_path / "simvq", **simvq)
-    with pytest.raises(UserError, match=r"codebook_size 20: the codebook of .*simvq \(simvq, K = 16\) keeps its size"):
-        started(photos, tmp_path / "simvq", **merged(simvq, {"model": {"quantizer": {"codebook_size": 20}}}))
+def saved(folder: Path, photos: Path, quantizer: dict[str, Any], vectors: int = 0) -> Path:
+    """A model of another kind of quantizer, untrained; its codebook made of vectors of that dimension where asked."""
+    made = trainer(small_run(photos, model={"quantizer": quantizer}, loss={"continuous_path": 0})).averaged
+    if vectors:
+        made.quantizer.fit(torch.randn(16, vectors, generator=torch.Generator().manual_seed(1)), 0)
+    made.save_pretrained(folder)
+    return folder
+
+
+FEATURES = {"kind": "vqgan_lc", "features": "away.safetensors", "feature_dim": 6}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ({"kind": "simvq"}, {"codebook_size": 20}, "codebook_size 16 → 20"),
+        ({"kind": "simvq"}, {"kind": "vq", "codebook_size": 20}, "codebook_size 16 → 20"),
+        ({"kind": "softvq"}, {"kind": "vq"}, "kind softvq → vq"),
+        ({"kind": "ibq"}, {"kind": "vq"}, "kind ibq → vq"),
+        ({"kind": "movq", "codes_per_position": 1}, {"kind": "vq"}, "kind movq → vq"),
+        ({"kind": "residual"}, {"codes_per_position": 2}, "codes_per_position 4 → 2"),
+        ({"kind": "residual"}, {"codebook": "embedding"}, "codebook averaged → embedding"),
+        ({"kind": "residual"}, {"shared_codebook": True}, "shared_codebook False → True"),
+        ({"kind": "fsq", "codebook_size": 24}, {"levels": [2, 2, 3, 2]}, "levels (3, 2, 2, 2) → (2, 2, 3, 2)"),
+        ({"kind": "lfq"}, {"kind": "bsq"}, "kind lfq → bsq"),
+        (FEATURES, {"features": "other.safetensors"}, "features away.safetensors → other.safetensors"),
+        (FEATURES, {"feature_dim": 5}, "feature_dim 6 → 5"),
+    ],
+)
+def test_a_codebook_of_another_form_starts_anew_as_a_whole_and_it_is_said(
+    photos: Path, tmp_path: Path, before: dict[str, Any], after: dict[str, Any], reason: str
+) -> None:
+    base = saved(tmp_path / "base", photos, before, before.get("feature_dim", 0))
+    quantizer = after if "kind" in after else before | after
+    made, told = started(photos, base, model={"quantizer": quantizer}, loss={"continuous_path": 0})
+    assert f"started anew: {reason}" in "\n".join(told.lines())
+    assert "quantize_from" not in "\n".join(told.lines()), "a hint for VAEVQ alone"
+    assert made.averaged.lineage.ancestors == ()
+    fresh = trainer(made.config).tokenizer.state_dict()
+    own = made.tokenizer.state_dict()
+    assert all(torch.equal(own[name], fresh[name]) for name in own if name.startswith("quantizer."))
+    assert torch.equal(own["head.mean.weight"], Tokenizer.from_pretrained(base).state_dict()["head.mean.weight"])
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "vectors"),
+    [
+        ({"kind": "simvq"}, 0),
+        ({"kind": "softvq"}, 0),
+        ({"kind": "residual"}, 0),
+        ({"kind": "fsq"}, 0),
+        ({"kind": "lfq"}, 0),
+        ({"kind": "bsq"}, 0),
+        (FEATURES, 6),
+    ],
+)
+def test_a_quantizer_of_the_same_form_goes_on_with_its_lineage(
+    photos: Path, tmp_path: Path, quantizer: dict[str, Any], vectors: int
+) -> None:
+    base = saved(tmp_path / "base", photos, quantizer, vectors)
+    made, told = started(photos, base, model={"quantizer": quantizer}, loss={"continuous_path": 0})
+    model = Tokenizer.from_pretrained(base)
+    assert largest_difference(made.tokenizer.state_dict(), model.state_dict()) == 0
+    assert made.averaged.lineage.ancestors[-1].digest == model.digest
+    assert any(part.name == "quantizer" and part.what == "carried over" for part in told.parts)
+    assert made.tokenizer.quantizer.is_fitted
+
+
+def test_simvqs_codewords_are_carried_over_as_points_and_unmade_ones_are_not(photos: Path, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base", photos, {"kind": "simvq"})
+    made, _ = started(photos, base, model={"quantizer": {"kind": "vq"}}, loss={"continuous_path": 0})
+    assert torch.equal(made.tokenizer.quantizer.codebook(), Tokenizer.from_pretrained(base).quantizer.codebook())
+    base = saved(tmp_path / "unmade", photos, FEATURES)
+    made, told = started(photos, base, model={"quantizer": FEATURES}, loss={"continuous_path": 0})
+    assert "started anew: the model's codebook is not made yet" in "\n".join(told.lines())
+    assert made.averaged.lineage.ancestors == ()
+
+
+def test_a_codebook_that_is_made_needs_its_features_no_more_and_waits_for_nothing(photos: Path, tmp_path: Path) -> None:
+    tree = small_tree(photos, loss={"continuous_path": 0})
+    del tree["model"]
+    (tmp_path / "tune.yaml").write_text(yaml.safe_dump(tree))
+    base = saved(tmp_path / "base", photos, FEATURES, 6)
+    outcome = vaevq("train", tmp_path / "tune.yaml", "--init-from", base, "--run-dir", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    words = ["--run-dir", tmp_path / "other", "model.quantizer.features=other.safetensors"]
+    outcome = vaevq("train", tmp_path / "tune.yaml", "--init-from", base, *words)
+    assert outcome.code == 2
+    assert "feature_dim is needed beside a file" in outcome.err, "what went with another file is not given"
+    outcome = vaevq("train", tmp_path / "tune.yaml", "--init-from", base, *words, "model.quantizer.feature_dim=6")
+    assert outcome.code == 2
+    assert "other.safetensors: no such file (model.quantizer.features)" in outcome.err
+    assert not (tmp_path / "other").exists()
+    base = saved(tmp_path / "warm", photos, {"kind": "vqgan_lc"}, 4)
+    words = ["--run-dir", tmp_path / "warm_run", "model.quantizer.quantize_from=4"]
+    outcome = vaevq("train", tmp_path / "tune.yaml", "--init-from", base, *words)
+    assert outcome.code == 0, outcome.err
+    assert "the continuous path goes first" not in outcome.err
+    assert "model.quantizer.quantize_from does nothing here" in outcome.err
+
+
+def test_what_followed_from_an_option_of_the_model_gives_way_with_it(photos: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tune.yaml"
+    tree = small_tree(photos)
+    del tree["model"]
+    recipe.write_text(yaml.safe_dump(tree))
+    fsq = {"kind": "fsq", "levels": [4, 2, 2, 2], "code_dim": 4, "codebook_size": 32}
+    for words, levels in (([], (4, 2, 2, 2)), (["codebook_size=81"], (3, 3, 3, 3)), (["code_dim=5"], (2,) * 5)):
+        given = [f"model.quantizer.{word}" for word in words]
+        found = load_run_config(
+            recipe, ["loss.continuous_path=0", *given], {"train": {"init_from": "base"}}, lambda _: {"quantizer": fsq}
+        )
+        assert getattr(found.model.quantizer, "levels", None) == levels
+    network = {"kind": "vqgan_lc", "features": "vgg16", "feature_weights": "vgg.pt"}
+    found = load_run_config(
+        recipe,
+        ["loss.continuous_path=0", "model.quantizer.features=alexnet"],
+        {"train": {"init_from": "base"}},
+        lambda _: {"quantizer": network},
+    )
+    assert getattr(found.model.quantizer, "feature_weights", "") is None
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vaevq.codec.images import fitting
+from vaevq.config import TokenizerConfig
+from vaevq.data.tokens import TokenFile
 from vaevq.errors import UserError
 from vaevq.lineage import LINEAGE_FILE, Lineage
+from vaevq.tokenizer import Tokenizer
 
 
 @st.composite
@@ -86,3 +90,19 @@ def test_a_damaged_file_is_refused(tmp_path: Path, changed: dict[str, Any], mess
     assert message in str(caught.value)
     (tmp_path / LINEAGE_FILE).write_text(json.dumps(GOOD))
     assert np.array_equal(Lineage.read(tmp_path, 2).map_from(Lineage.read(tmp_path, 2).ancestors[0]), [0, 1, 1])
+
+
+def test_no_remap_is_offered_for_tokens_of_another_number_of_codes() -> None:
+    network = {"base_width": 8, "multipliers": [1, 1], "blocks": 1}
+    quantizer = {"kind": "movq", "codebook_size": 16, "code_dim": 4, "codes_per_position": 2}
+    tokenizer = Tokenizer(TokenizerConfig.model_validate({"autoencoder": network, "quantizer": quantizer}))
+    tokenizer.lineage = Lineage().after_saving("ancestor", 16)
+    f = tokenizer.downsample_factor
+    one, two = (
+        TokenFile((np.zeros(shape, np.int64),), ((f, f),), ("a",), 16, f, "ancestor") for shape in ((1, 1), (1, 1, 2))
+    )
+    with pytest.raises(UserError, match="--remap"):
+        fitting(tokenizer, two)
+    for remap in (False, True):
+        with pytest.raises(UserError, match="decode it with the model that made it"):
+            fitting(tokenizer, one, remap=remap)

@@ -89,7 +89,8 @@ def fitting(tokenizer: Tokenizer, file: TokenFile, *, remap: bool = False) -> To
     digest, quantizer = tokenizer.digest, tokenizer.quantizer
     size = quantizer.codebook_size
     ancestor = tokenizer.lineage.ancestor(file.model_digest) if file.model_digest != digest else None
-    if ancestor is None or ancestor.codebook_size != file.codebook_size:
+    shape = quantizer.codes_per_position, getattr(ancestor, "codebook_size", None)
+    if ancestor is None or shape != (file.codes_per_position, file.codebook_size):
         file.check_model(digest, size, quantizer.codes_per_position)
         return file
     if not remap:

@@ -103,7 +103,8 @@ def load_run_config(
     if networks is not None and isinstance(model, str):
         own = {name: section for name, section in tree.items() if name != "model" or str(recipe) not in recipe_names()}
         # A variant would lie below what the model's file spells out.
-        ground, over = laid({"model": networks(model)}, spelled_out(own)), spelled_out(given)
+        saved = _without_followers({"model": networks(model)}, merged(own, given))
+        ground, over = laid(saved, spelled_out(own)), spelled_out(given)
     config = validate(RunConfig, laid(ground, over), str(recipe))
     mistakes = without_effect(given, config)
     with contextlib.suppress(ValidationError):  # of a recipe that what is laid on it mends
@@ -113,6 +114,20 @@ def load_run_config(
     if mistakes:
         raise UserError(f"{recipe}: {'; '.join(dict.fromkeys(mistakes))}")
     return config
+
+
+_FOLLOWS = {"levels": ("code_dim", "codebook_size"), "feature_dim": ("features",), "feature_weights": ("features",)}
+"""Options of a quantizer that a saved model spells out, and what each of them followed from or goes with."""
+
+
+def _without_followers(saved: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A saved model's section without what followed from options that are given otherwise now."""
+    theirs, ours = dig(saved, "model.quantizer"), dig(given, "model.quantizer")
+    if not isinstance(ours, Mapping):
+        return saved
+    changed = {name for name, value in ours.items() if value != theirs.get(name)}
+    kept = {name: value for name, value in theirs.items() if changed.isdisjoint(_FOLLOWS.get(name, ()))}
+    return {"model": {**saved["model"], "quantizer": kept}}
 
 
 def load_generator_config(

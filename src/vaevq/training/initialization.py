@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaevq.config import AutoencoderConfig
+from vaevq.config import AutoencoderConfig, QuantizerConfig
 from vaevq.errors import UserError
 from vaevq.files import write_text
 from vaevq.quantization.averaged import AveragedCodebook
@@ -21,6 +21,21 @@ from vaevq.tokenizer import Tokenizer
 FILE = "init.json"
 CARRIED, ANEW = "carried over", "started anew"
 _OF_CODEBOOK = "quantizer.codebook."
+_FORM = (
+    "kind",
+    "code_dim",
+    "codebook_size",
+    "codes_per_position",
+    "codebook",
+    "shared_codebook",
+    "features",
+    "feature_dim",
+    "levels",
+    "bridge_group",
+    "bridge_width",
+    "bridge_depth",
+)
+"""The options that shape a quantizer's codebook, or say what it is made of."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +62,14 @@ class Initialization:
         digest: of the model.
         codebook_size: its K.
         parts: of the run's own tensors all, and the optimizers.
+        continuous_path: whether there is one which could go first, since the codebook starts anew.
     """
 
     model: str
     digest: str
     codebook_size: int
     parts: tuple[Part, ...]
+    continuous_path: bool = False
 
     def lines(self) -> Iterator[str]:
         """A small table."""
@@ -61,7 +78,7 @@ class Initialization:
         for part in self.parts:
             count = f", {len(part.tensors)} tensors" if len(part.tensors) > 1 else ""
             yield f"  {part.name:<{width}}  {part.what}{count}"
-        if any(part.what.startswith(ANEW) and f"{_OF_CODEBOOK}embedding" in part.tensors for part in self.parts):
+        if self.continuous_path:
             yield "the codebook starts anew: model.quantizer.quantize_from would let VAEVQ's continuous path go first"
 
     def write(self, run_dir: Path) -> None:
@@ -83,32 +100,34 @@ def initialize(tokenizer: Tokenizer, model: str, seed: int) -> Initialization:
     source, own = Tokenizer.from_pretrained(model), tokenizer.state_dict()
     digest, size = source.digest, source.quantizer.codebook_size
     _check_networks(source.config.autoencoder, tokenizer.config.autoencoder, model)
-    dims = source.quantizer.code_dim, tokenizer.quantizer.code_dim
-    notes = dict[str, str]()
-    if dims[0] == dims[1]:
+    quantizer, reason = tokenizer.config.quantizer, _why_anew(source, tokenizer.config.quantizer)
+    notes, theirs = dict[str, str](), source.state_dict()
+    if reason is None:
         source.lineage = source.lineage.after_saving(digest, size)
-        if size != tokenizer.quantizer.codebook_size:
-            _resize(source, tokenizer.quantizer.codebook_size, model, seed)
-            notes[_OF_CODEBOOK] = f"{CARRIED}, {size:,} → {tokenizer.quantizer.codebook_size:,} codewords"
+        if size != quantizer.codebook_size:
+            _resize(source, quantizer.codebook_size, model, seed)
+            notes[_OF_CODEBOOK] = f"{CARRIED}, {size:,} → {quantizer.codebook_size:,} codewords"
         theirs = source.state_dict() | _codewords(source, own)
+        tokenizer.lineage = source.lineage
     else:
-        anew = ("head.", "decoder.conv_in.", "quantizer.")
-        theirs = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(anew)}
-        notes |= dict.fromkeys(anew, f"{ANEW}: code_dim {dims[0]} → {dims[1]}")
+        anew = ["quantizer."]
+        if source.quantizer.code_dim != quantizer.code_dim:
+            anew += ["head.", "decoder.conv_in."]
+        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith(tuple(anew))}
+        notes |= dict.fromkeys(anew, f"{ANEW}: {reason}")
     channels = source.config.autoencoder.image_channels, tokenizer.config.autoencoder.image_channels
     if channels[0] != channels[1]:
         theirs |= with_channels(theirs, *channels)
         ends = ("encoder.conv_in.weight", "decoder.conv_out.")
         notes |= dict.fromkeys(ends, f"{CARRIED}, {channels[0]} → {channels[1]} image channels")
     theirs.pop("quantizer.images_seen", None)
-    if not {name for name in own if name.startswith(_OF_CODEBOOK)} <= theirs.keys():
-        theirs = {name: tensor for name, tensor in theirs.items() if not name.startswith("quantizer.")}
     taken = {name: theirs[name] for name in own if name in theirs and theirs[name].shape == own[name].shape}
-    if any(name.startswith("quantizer.") for name in taken):
-        tokenizer.lineage = source.lineage
     tokenizer.load_state_dict(own | taken)
     what = {name: _fate(name, notes, CARRIED if name in taken else ANEW) for name in own}
-    return Initialization(model, digest, size, (*_parts(what), Part("optimizers", ANEW)))
+    parts = [*_parts(what), Part("optimizers", ANEW)]
+    if not any(name.startswith("quantizer.") for name in own):
+        parts.insert(-1, Part("quantizer", notes.get("quantizer.", CARRIED)))
+    return Initialization(model, digest, size, tuple(parts), reason is not None and quantizer.kind == "vaevq")
 
 
 def check_unchanged(run_dir: Path, model: str) -> None:
@@ -172,14 +191,28 @@ def _check_networks(theirs: AutoencoderConfig, own: AutoencoderConfig, model: st
             )
 
 
+def _why_anew(source: Tokenizer, own: QuantizerConfig) -> str | None:
+    """Why a quantizer cannot go on from a model's, by the first option that differs; None where it can.
+
+    It can where it is of the same form, or where both have plain points in the latent's space as codewords: those that
+    are `resizable` hold such, VAEVQ and SimVQ with a projection make such.
+    """
+    theirs = source.config.quantizer
+    if not source.quantizer.is_fitted:
+        return "the model's codebook is not made yet"
+    differ = [name for name in _FORM if getattr(theirs, name, None) != getattr(own, name, None)]
+    points = own.resizable and (theirs.resizable or theirs.kind in ("vaevq", "simvq"))
+    same_size = theirs.codebook_size == own.codebook_size or theirs.resizable
+    if not differ or (points and same_size and "code_dim" not in differ):
+        return None
+    name = "code_dim" if "code_dim" in differ else "codebook_size" if points else differ[0]
+    return f"{name} {getattr(theirs, name, None)} → {getattr(own, name, None)}"
+
+
 def _resize(source: Tokenizer, size: int, model: str, seed: int) -> None:
     """Brings a model's codebook to another size."""
     codebook = getattr(source.quantizer, "codebook", None)
-    if not source.config.quantizer.resizable or not isinstance(codebook, Codebook | AveragedCodebook):
-        raise UserError(
-            f"model.quantizer.codebook_size {size}: the codebook of {model} ({source.config.quantizer.kind}, "
-            f"K = {codebook.codebook_size if codebook else source.quantizer.codebook_size}) keeps its size"
-        )
+    assert isinstance(codebook, Codebook | AveragedCodebook)
     if size < codebook.codebook_size:
         source.resize(shrinkage(codebook().detach(), codebook.counts, size))
     while (now := codebook.codebook_size) < size:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vaevq.config import EvalConfig, RunConfig
+from vaevq.config import EvalConfig, RunConfig, VqganLcConfig
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.data.unreadable import UnreadableLog
@@ -74,7 +74,6 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
             # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
             load_lpips(config.eval, torch.device("cpu"))
             load_feature_network(config.eval, torch.device("cpu"))
-            vector_source(config.model.quantizer)
             if config.loss.perceptual_weight:
                 lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
         trainer = TokenizerTrainer(config, place)
@@ -86,6 +85,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                 check_unchanged(run_dir, config.train.init_from)
             elif config.train.init_from is not None:
                 initialization = trainer.initialize(config.train.init_from)
+            if not trainer.tokenizer.quantizer.is_fitted:
+                vector_source(config.model.quantizer)
         with place.together():
             if place.is_main:
                 claim(run_dir, config, place, "split.json", _split(images))
@@ -102,7 +103,9 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
             for line in initialization.lines() if initialization is not None else ():
                 tracker.message(line)
             quantize_from = getattr(config.model.quantizer, "quantize_from", 0)
-            if trainer.images_seen < quantize_from:
+            if trainer.images_seen < quantize_from and _is_fitted_of_features(trainer):
+                tracker.message("model.quantizer.quantize_from does nothing here: the codebook is there already")
+            elif trainer.images_seen < quantize_from:
                 tracker.message(
                     f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
                     "and held-out figures before that are of a decoder that has seen none"
@@ -224,6 +227,11 @@ class _Loop(Loop[ImageBatch]):
     def model(self) -> Tokenizer:
         """The tokenizer with averaged weights."""
         return self.trainer.averaged
+
+
+def _is_fitted_of_features(trainer: TokenizerTrainer) -> bool:
+    """Whether what the continuous path would wait for has been made before."""
+    return isinstance(trainer.config.model.quantizer, VqganLcConfig) and trainer.tokenizer.quantizer.is_fitted
 
 
 def _split(images: RunImages) -> dict[str, Any]:
