@@ -90,9 +90,10 @@ def test_generated_images_are_measured(
     from vaevq.metrics import generation
 
     monkeypatch.setattr(generation, "load_feature_network", lambda config, device: Means())
-    assert vaevq("generate", "sample", run, "-o", tmp_path / "s", "--count", 12, "--device", "cpu").code == 0
+    place = tmp_path / "guidance=1"
+    assert vaevq("generate", "sample", run, "-o", place, "--count", 12, "--device", "cpu").code == 0
     words = ("--reference", photos, "resize=32", "crop=32", "kid_block=6", "--device", "cpu")
-    images = tmp_path / "s" / "images"
+    images = place / "images"
     outcome = vaevq("generate", "eval", *words, images, "--json", "-o", tmp_path / "new" / "result.json")
     assert (outcome.code, outcome.err) == (0, "")
     result = json.loads(outcome.out)
