@@ -141,7 +141,10 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], tuple[object, ...]], str]
         lambda p, run, s: sample(p, s / "tokenizer"),
         "tokenizer: a tokenizer, not a generator; vaevq generate train makes one",
     ),
-    "temperature below 0": (lambda p, run, s: sample(p, run, "--temperature", -1), "temperature must be at least 0"),
+    "temperature below 0": (
+        lambda p, run, s: sample(p, run, "--temperature", -1),
+        "temperature must be 0 or at least 1e-06",
+    ),
     "no such verb": (lambda p, run, s: ("generate", "smaple"), "no verb 'smaple' (did you mean 'sample'?)"),
     "a kind that is not there": (
         lambda p, run, s: train(p, "--kind", "gan", "--tokens", s),
