@@ -238,6 +238,11 @@ def model_folder(location: str | Path, **hub_options: Any) -> Path:
             f"{folder}: neither a saved tokenizer nor a run that has come to its first checkpoint "
             f"({missing[0]} is not in it)"
         )
+    text = (folder / CONFIG_FILE).read_text(encoding="utf-8", errors="replace")
+    if '"autoencoder"' not in text and '"network"' in text:
+        raise UserError(
+            f"{folder}: a generator, not a tokenizer; its own, if saved with it, is in {folder / 'tokenizer'}"
+        )
     return folder
 
 

@@ -90,9 +90,10 @@ def test_generated_images_are_measured(
     from vaevq.metrics import generation
 
     monkeypatch.setattr(generation, "load_feature_network", lambda config, device: Means())
-    assert vaevq("generate", "sample", run, "-o", tmp_path / "s", "--count", 12, "--device", "cpu").code == 0
+    place = tmp_path / "guidance=1"
+    assert vaevq("generate", "sample", run, "-o", place, "--count", 12, "--device", "cpu").code == 0
     words = ("--reference", photos, "resize=32", "crop=32", "kid_block=6", "--device", "cpu")
-    images = tmp_path / "s" / "images"
+    images = place / "images"
     outcome = vaevq("generate", "eval", *words, images, "--json", "-o", tmp_path / "new" / "result.json")
     assert (outcome.code, outcome.err) == (0, "")
     result = json.loads(outcome.out)
@@ -140,7 +141,10 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], tuple[object, ...]], str]
         lambda p, run, s: sample(p, s / "tokenizer"),
         "tokenizer: a tokenizer, not a generator; vaevq generate train makes one",
     ),
-    "temperature below 0": (lambda p, run, s: sample(p, run, "--temperature", -1), "temperature must be at least 0"),
+    "temperature below 0": (
+        lambda p, run, s: sample(p, run, "--temperature", -1),
+        "temperature must be 0 or at least 1e-06",
+    ),
     "no such verb": (lambda p, run, s: ("generate", "smaple"), "no verb 'smaple' (did you mean 'sample'?)"),
     "a kind that is not there": (
         lambda p, run, s: train(p, "--kind", "gan", "--tokens", s),

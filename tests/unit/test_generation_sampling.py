@@ -213,9 +213,11 @@ def test_a_step_of_sampling_compiles_as_one_graph_that_is_never_made_anew() -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1}, "temperature must be at least 0, not -1"),
+        ({"temperature": -1}, "temperature must be 0 or at least 1e-06, not -1"),
         ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
+        ({"temperature": 1e-40}, "temperature must be 0 or at least 1e-06, not 1e-40"),
         ({"guidance": -0.5}, "guidance must be at least 0"),
+        ({"guidance": float("inf")}, "guidance must be at least 0 and finite, not inf"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"temperature": 0, "top_k": 5}, "top_k has no effect at temperature 0"),

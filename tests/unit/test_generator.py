@@ -113,9 +113,10 @@ def test_another_tokenizer_is_refused_and_both_are_named(tmp_path: Path) -> None
         Generator.from_pretrained(tmp_path / "generator")
 
 
-def test_without_its_tokenizer_it_makes_tokens_but_no_images(tmp_path: Path) -> None:
+def test_without_its_tokenizer_it_makes_tokens_but_no_images(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = Generator(generator_config())
     assert next(generator.samples(2)).tokens.shape == (2, 3, 4)
+    monkeypatch.setattr(generator.network, "sample", lambda *_, **options: pytest.fail("sampled in vain"))
     with pytest.raises(UserError, match=r"saved without its tokenizer 0123456789abcdef, which decoding needs: name it"):
         generator.sample(2)
 
@@ -183,6 +184,8 @@ def test_damaged_and_foreign_folders_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             Generator.from_pretrained(folder)
+    with pytest.raises(UserError, match="g: a generator, not a tokenizer; its own, if saved with it, is in"):
+        Tokenizer.from_pretrained(tmp_path / "g")
     with pytest.raises(UserError, match="nowhere: no such folder, and no hub name"):
         Generator.from_pretrained("nowhere")
     weights = load_file(tmp_path / "g/model.safetensors")
@@ -226,9 +229,11 @@ def test_samples_are_overwritten_by_force_alone_and_none_of_the_old_ones_stays(t
     assert np.load(tmp_path / "samples.npz").files == ["arr_0"], "there are no labels"
     with pytest.raises(UserError, match="already there; --force overwrites"):
         write_samples(generator, generator.samples(2), 2, tmp_path, {})
-    (tmp_path / "images" / "mine.png").write_bytes(b"")
+    for mine in ("mine.png", "2024-mine.png"):
+        (tmp_path / "images" / mine).write_bytes(b"")
     write_samples(generator, generator.samples(2, seed=1), 2, tmp_path, {}, force=True)
-    assert {path.name for path in (tmp_path / "images").iterdir()} == {"000000.png", "000001.png", "mine.png"}
+    found = {path.name for path in (tmp_path / "images").iterdir()}
+    assert found == {"000000.png", "000001.png", "mine.png", "2024-mine.png"}
 
 
 def test_a_grid_is_filled_row_by_row_with_white_between() -> None:

@@ -195,8 +195,9 @@ def evaluate(
 
     if output:
         require_place(output, force=force)
-    locations = [word for word in images if "=" not in word]
-    config = load_section(GenerationEvalConfig, [word for word in images if "=" in word], GenerationEvalConfig())
+    locations = [word for word in images if "=" not in word or Path(word).exists()]
+    options = [word for word in images if word not in locations]
+    config = load_section(GenerationEvalConfig, options, GenerationEvalConfig())
     if len(locations) != 1:
         raise UserError(f"name one folder of generated images, not {', '.join(locations) or 'none'}")
     place = choose_device(device)

@@ -118,6 +118,7 @@ class Generator(
         Raises:
             UserError: a label or an option that this generator has not, or no tokenizer.
         """
+        self.tokenizer  # noqa: B018 - it is needed, and missed now rather than after the first batch
         parts = self.samples(count, labels=labels, seed=seed, options=options, given=given, batch_size=batch_size)
         return torch.cat([self.decode(part.tokens) for part in parts])
 

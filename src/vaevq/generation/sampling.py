@@ -3,6 +3,7 @@
 What an image becomes depends on (seed, its number) alone, not on the batch it is sampled in.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,8 +38,9 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         ranges = {
-            "guidance": (self.guidance >= 0, "at least 0"),
-            "temperature": (self.temperature >= 0, "at least 0"),
+            "guidance": (0 <= self.guidance < math.inf, "at least 0 and finite"),
+            # Below, logits divided by it would not be finite.
+            "temperature": (self.temperature == 0 or self.temperature >= 1e-6, "0 or at least 1e-06"),
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "steps": (self.steps >= 1, "at least 1"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ GRID_IMAGES = 64
 """At most so many images are in the grid."""
 
 Bytes = npt.NDArray[np.uint8]
+_OURS = re.compile(r"[0-9]{6,}\.png")
 
 
 def write_samples(
@@ -42,7 +44,7 @@ def write_samples(
     """
     images, archive = folder / "images", folder / "samples.npz"
     standing = [path for path in (archive, folder / "grid.png", folder / "samples.json") if path.exists()]
-    standing += sorted(images.glob("[0-9]*.png"))
+    standing += sorted(path for path in images.glob("*.png") if _OURS.fullmatch(path.name))
     require_absent(standing, force=force)
     for path in standing:
         path.unlink()
