@@ -318,7 +318,7 @@ def test_recipes_are_valid_and_complete_when_written_out(name: str, tmp_path: Pa
         (["data.held_out=x", "data.held_out_share=0.5"], "data.held_out_share has no effect with data.held_out"),
         (["network.layer=3"], r"network.layer: unknown option \(did you mean 'layers'\?\)"),
         (["train.batch_size=6", "train.accumulation=4"], "batch_size 6 is no multiple of accumulation 4"),
-        (["network.kind=gan"], "network: input tag 'gan' found using 'kind' does not match"),
+        (["network.kind=gan"], "network.kind: there is no 'gan': ar, mask"),
     ],
 )
 def test_options_that_cannot_be_or_do_nothing_are_refused(overrides: list[str], message: str) -> None:
