@@ -205,7 +205,7 @@ def torchrun(*program: object, cwd: Path) -> Outcome:
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
     except subprocess.TimeoutExpired:
-        # The launcher's rendezvous now and then hangs on a busy machine; runs go on where they were, so once more.
+        # Seen once, on a busy machine, and not understood: the launcher, or how a process ends (`cli.command`).
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=150)
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -46,14 +46,21 @@ def inspect_path(path: Path) -> Rows:
 
 def _run_rows(folder: Path) -> Rows:
     config = read_json(RunConfig, folder / "config.json")
-    saved = checkpoints(folder / "checkpoints")
     return [
         ("kind", "run"),
-        ("images seen", int(saved[-1].stem) if saved else 0),
-        ("images to see", config.train.images),
-        ("checkpoints", [file.name for file in saved]),
+        *_progress_rows(folder, config.train.images),
         ("evaluated", (folder / "eval.json").is_file()),
         *(_model_rows(folder) if (folder / "model").is_dir() else [("model", "none before the first checkpoint")]),
+    ]
+
+
+def _progress_rows(folder: Path, images: int) -> Rows:
+    """How far a run has come, of so many images."""
+    saved = checkpoints(folder / "checkpoints")
+    return [
+        ("images seen", int(saved[-1].stem) if saved else 0),
+        ("images to see", images),
+        ("checkpoints", [file.name for file in saved]),
     ]
 
 
@@ -112,13 +119,8 @@ def _generator_rows(folder: Path) -> Rows:
     rows: Rows = [("kind", "generator")]
     if is_run:
         config = read_json(GeneratorRunConfig, folder / "config.json")
-        saved, model = checkpoints(folder / "checkpoints"), folder / "model"
-        rows = [
-            ("kind", "run of a generator"),
-            ("images seen", int(saved[-1].stem) if saved else 0),
-            ("images to see", config.train.images),
-            ("checkpoints", [file.name for file in saved]),
-        ]
+        model = folder / "model"
+        rows = [("kind", "run of a generator"), *_progress_rows(folder, config.train.images)]
         if not model.is_dir():
             return [*rows, ("model", "none before the first checkpoint")]
     generator = Generator.from_pretrained(model)
