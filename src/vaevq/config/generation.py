@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from vaevq.config.section import Section, merged
+from vaevq.config.section import Section, check_accumulation, merged
 
 Size = Literal["tiny", "small", "B", "L", "XL", "XXL"]
 
@@ -126,8 +126,7 @@ class GeneratorTrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        check_accumulation(self.batch_size, self.accumulation)
         return self
 
 

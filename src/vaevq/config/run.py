@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from vaevq.config.adapt import AdaptConfig
 from vaevq.config.baselines import VqganLcConfig
 from vaevq.config.model import TokenizerConfig
-from vaevq.config.section import Reduction, Section, merged
+from vaevq.config.section import Reduction, Section, check_accumulation, merged
 from vaevq.config.shapes import QUANTIZE_FROM
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
 from vaevq.config.variational import VariationalConfig
@@ -98,8 +98,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is no multiple of accumulation {self.accumulation}")
+        check_accumulation(self.batch_size, self.accumulation)
         return self
 
 

@@ -39,3 +39,9 @@ def dig(tree: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         tree = tree.get(key) if isinstance(tree, Mapping) else getattr(tree, key, None)
     return tree
+
+
+def check_accumulation(batch_size: int, accumulation: int) -> None:
+    """ValueError where a batch does not fall into so many equal micro-batches."""
+    if batch_size % accumulation:
+        raise ValueError(f"batch_size {batch_size} is no multiple of accumulation {accumulation}")
