@@ -1,6 +1,7 @@
 """Recipes, overrides and variants; every mistake in one line that names the field and the right name."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from vaevq.config import (
     QUANTIZERS,
     VARIANTS,
     EvalConfig,
+    PlainConfig,
     RunConfig,
     TokenizerConfig,
     VariationalConfig,
+    load_generator_config,
     load_run_config,
     load_section,
     recipe_names,
@@ -171,3 +174,36 @@ def test_models_that_were_saved_before_an_option_was_there_keep_their_digest() -
         for kind in DIGESTS
     }
     assert digests == DIGESTS
+
+
+def test_a_recipe_is_laid_on_its_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: simvq\ntrain: {images: 640}\nmodel: {quantizer: {codebook_size: 64}}\n")
+    (tmp_path / "again.yaml").write_text("base: mine.yaml\nmodel: {quantizer: {kind: vq}}\n")
+    simvq, mine = load_run_config("simvq"), load_run_config(tmp_path / "mine.yaml")
+    again = load_run_config(tmp_path / "again.yaml", ["seed=3"])
+    assert mine.train == simvq.train.model_copy(update={"images": 640})
+    assert mine.loss == simvq.loss
+    assert mine.model.quantizer == simvq.model.quantizer.model_copy(update={"codebook_size": 64})
+    assert (again.seed, again.train) == (3, mine.train)
+    assert again.model.quantizer.model_dump() == PlainConfig(code_dim=4, codebook_size=64).model_dump()
+
+
+def test_a_size_takes_the_place_of_what_the_base_of_a_generator_says(tmp_path: Path) -> None:
+    (tmp_path / "large.yaml").write_text("base: maskgit\nnetwork: {size: L, dropout: 0}\n")
+    network = load_generator_config(tmp_path / "large.yaml").network
+    assert (network.kind, network.layers, network.heads, network.width, network.dropout) == ("mask", 24, 16, 1024, 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("b.yaml", "a.yaml: base: this recipe is its own base"),
+        ("[1]", "base: name a recipe"),
+        ("vqq", "no recipe named"),
+    ],
+)
+def test_a_base_that_cannot_be_is_named(tmp_path: Path, base: str, says: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"base: {base}\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_run_config(tmp_path / "a.yaml")

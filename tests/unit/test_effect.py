@@ -333,7 +333,7 @@ def test_the_command_refuses_it_before_anything_is_fetched_or_trained(tmp_path: 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in QUANTIZERS if kind != "vaevq"])
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", ["paper", "quickstart", "released"])
 def test_another_quantizer_takes_the_codebook_of_the_recipe_and_no_more(name: str, kind: str) -> None:
     theirs = load_run_config(name)
     shape = {"code_dim": theirs.model.quantizer.code_dim, "codebook_size": 77}

@@ -15,7 +15,6 @@ from vaevq.config import (
     leaves,
     merged,
     read_yaml,
-    recipe_names,
     recipe_tree,
     spelled_out,
     validate,
@@ -159,8 +158,7 @@ def read_plan(path: Path, *, data: str | None = None, held_out: str | None = Non
 
 def _base(name: str, path: Path) -> dict[str, Any]:
     """The recipe as plain data, its variant spelled out: a row of another quantizer takes the rest of it."""
-    beside = path.parent / name
-    tree = recipe_tree(beside if name not in recipe_names() and beside.is_file() else name)
+    tree = recipe_tree(name, beside=path.parent)
     tree.pop("seed", None)
     return spelled_out(tree)
 

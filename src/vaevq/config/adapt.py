@@ -13,7 +13,7 @@ class AdaptConfig(Section):
     # usage: the largest K of which the share `perplexity_share` is in use. distortion: the largest K whose last bit
     # still lowers the quantization error by the share `gain` of the latents' variance.
     by: Literal["none", "usage", "distortion"] = "none"
-    perplexity_share: float = Field(default=0.8, gt=0, lt=1)  # of training's means, with codewords revived as unused
+    perplexity_share: float = Field(default=0.5, gt=0, lt=1)  # of training's means, with codewords revived as unused
     gain: float = Field(default=0.003, gt=0, lt=1)
     every: int = Field(default=800, ge=1)  # images seen between two looks at it; the second half is measured
     start: float = Field(default=0.3, ge=0, lt=1)  # share of train.images from which it is looked at

@@ -33,24 +33,47 @@ def recipe_names(kind: RecipeKind = "tokenizers") -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in found if p.name.endswith(".yaml"))
 
 
-def recipe_tree(recipe: str | Path, kind: RecipeKind = "tokenizers") -> dict[str, Any]:
-    """What a recipe says, as plain data that is not validated yet.
+def recipe_tree(
+    recipe: str | Path, kind: RecipeKind = "tokenizers", *, beside: Path | None = None, above: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """What a recipe says, laid on the recipe that it names as its `base`, as plain data that is not validated yet.
 
     Args:
         recipe: the name of a packaged recipe of that kind or the path of a YAML file.
+        beside: a folder that such a path may start from.
+        above: the recipes that this one is a base of.
 
     Raises:
-        UserError: a file that is absent, no YAML, or no mapping.
+        UserError: a file that is absent, no YAML, or no mapping; a recipe that is its own base.
     """
-    path = Path(recipe)
+    known, path = recipe_names(kind), Path(recipe)
+    if beside is not None and str(recipe) not in known and (beside / path).is_file():
+        path = beside / path
     if path.suffix in (".yaml", ".yml"):
-        return read_yaml(path, "recipe")
-    known = recipe_names(kind)
-    if str(recipe) not in known:
+        tree, beside = read_yaml(path, "recipe"), path.parent
+    elif str(recipe) in known:
+        text = _recipe_folder(kind).joinpath(f"{recipe}.yaml").read_text()
+        tree, beside = dict(_parse_yaml(text, str(recipe))), None
+    else:
         hint = nearest_name(str(recipe), known)
         raise UserError(f"no recipe named '{recipe}'{hint}: give a .yaml file or one of {', '.join(known)}")
-    text = _recipe_folder(kind).joinpath(f"{recipe}.yaml").read_text()
-    return dict(_parse_yaml(text, str(recipe)))
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: name a recipe or a YAML file, not {base!r}")
+    if str(path) in above:
+        raise UserError(f"{path}: base: this recipe is its own base")
+    ground = recipe_tree(base, kind, beside=beside, above=(*above, str(path)))
+    return laid(_resized(ground, tree), tree)
+
+
+def _resized(ground: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A generator's recipe without the layers, heads and width that a size laid on it takes the place of."""
+    network = ground.get("network")
+    if dig(given, "network.size") is None or not isinstance(network, Mapping):
+        return ground
+    return {**ground, "network": {name: value for name, value in network.items() if name not in SIZES["B"]}}
 
 
 def _recipe_folder(kind: RecipeKind) -> Traversable:
@@ -140,11 +163,8 @@ def load_generator_config(
     Raises:
         UserError: as `load_run_config`.
     """
-    tree = recipe_tree(recipe, "generators")
     given = merged(_overrides_tree(overrides), flags or {})
-    network = tree.get("network")
-    if dig(given, "network.size") is not None and isinstance(network, Mapping):
-        tree["network"] = {name: value for name, value in network.items() if name not in SIZES["B"]}
+    tree = _resized(recipe_tree(recipe, "generators"), given)
     config = validate(GeneratorRunConfig, merged(tree, given), str(recipe))
     vain = in_vain(config, rules=GENERATOR_NO_EFFECT)
     # As with tokenizers, a recipe's details of what is switched off on top of it are left in peace.
