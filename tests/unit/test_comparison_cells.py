@@ -164,6 +164,8 @@ def test_a_changed_default_is_noticed_and_a_new_option_takes_nothing_away(config
     stored = json.loads(json.dumps(made.configuration))
     del stored["loss"]["lecam_weight"]  # before it was an option
     stored["loss"]["gone"] = 1  # one that is no more
+    assert config.adapt.by == "none"
+    stored["adapt"]["gain"] = 0.5  # one that has no effect
     assert replace(made, configuration=stored).stands_for(task(config))
 
 

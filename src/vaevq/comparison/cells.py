@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from vaevq.comparison.code import code_digest, same_numbers
 from vaevq.comparison.plan import Plan
-from vaevq.config import RunConfig, leaves
+from vaevq.config import RunConfig, idle, leaves
 from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
 from vaevq.files import make_folder, write_text
@@ -130,7 +130,8 @@ class Cell:
         """Whether this is the result of the task.
 
         The digest has to be equal, and every option that the cell was made with and that still exists has to have
-        the value that it has now: a changed default is noticed, an option that is new takes no cell away.
+        the value that it has now, unless it has no effect: a changed default is noticed, an option that is new takes no
+        cell away.
         Code that is known to give the same numbers is as good; `any_code` accepts what any other has made. Data that
         cannot be looked at is taken as the cell's.
         """
@@ -139,7 +140,8 @@ class Cell:
         if self.digest != digest(task.config, task.data or self.data, self.code):
             return False
         present = dict(leaves(configuration(task.config)))
-        return all(present[name] == value for name, value in leaves(self.configuration) if name in present)
+        told = present.keys() - idle(task.config).keys()
+        return all(present[name] == value for name, value in leaves(self.configuration) if name in told)
 
 
 def tasks(plan: Plan, *, need_data: bool = True) -> list[Task]:

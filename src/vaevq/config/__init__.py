@@ -30,7 +30,7 @@ from vaevq.config.generation import (
     TokensConfig,
     TransformerConfig,
 )
-from vaevq.config.layers import laid, without_effect
+from vaevq.config.layers import idle, laid, without_effect
 from vaevq.config.model import AutoencoderConfig, Normalization, TokenizerConfig
 from vaevq.config.quantizers import QUANTIZERS, AnyQuantizerConfig, QuantizerConfig
 from vaevq.config.reading import (
@@ -95,6 +95,7 @@ __all__ = [
     "VariationalConfig",
     "VqganLcConfig",
     "WassersteinConfig",
+    "idle",
     "laid",
     "leaves",
     "load_generator_config",

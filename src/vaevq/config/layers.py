@@ -46,12 +46,21 @@ def in_vain(section: Section, prefix: str = "", rules: Sequence[NoEffect] = NO_E
     options = dict(leaves(section.model_dump(), prefix))
     variant = dict(leaves(VARIANTS.get(options.get("variant"), {})))  # type: ignore[arg-type]
     found: dict[str, str] = {}
+    for option, says in idle(section, prefix, rules).items():
+        parent, _, name = option.removeprefix(prefix).rpartition(".")
+        default = type(dig(section, parent) if parent else section).model_fields[name].default
+        if options[option] not in (default, variant.get(option, default)):
+            found[option] = says
+    return found
+
+
+def idle(section: Section, prefix: str = "", rules: Sequence[NoEffect] = NO_EFFECT) -> dict[str, str]:
+    """What each option below a section that has no effect beside the others does not do, by name."""
+    options = dict(leaves(section.model_dump(), prefix))
+    found: dict[str, str] = {}
     for rule in rules:
         for option in rule.options:
-            if option not in options:  # another quantizer's, another section's
-                continue
-            parent, _, name = option.removeprefix(prefix).rpartition(".")
-            default = type(dig(section, parent) if parent else section).model_fields[name].default
-            if options[option] not in (default, variant.get(option, default)) and rule.where(options):
+            # Another quantizer's, another section's options are not there.
+            if option in options and rule.where(options):
                 found.setdefault(option, f"{option} {rule.says}")
     return found
