@@ -18,10 +18,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 PICTURE = Path(__file__).parent / "images" / "choosing.png"
 
 SHOWN = {"vaevq": "VAEVQ", "vq_ema_revived": "VQ-EMA, revived", "simvq": "SimVQ", "vqgan_lc": "VQGAN-LC"}
-"""Rows of codebook-size.yaml, each with the code_dim that was chosen for it."""
-
-OVER_DIM = {"vaevq": "VAEVQ", "vq_ema_revived": "VQ-EMA, revived", "simvq": "SimVQ", "vq": "plain VQ"}
-"""Rows of code-dim.yaml."""
+"""Rows of codebook-size.yaml, each with its code_dim; all but the last are rows of code-dim.yaml too."""
 
 Points = Mapping[str, Mapping[int, list[float]]]
 
@@ -35,10 +32,10 @@ def main() -> None:
         lines(quality, SHOWN, _points(sizes, _size, lambda cell: cell["figures"]["psnr"]))
         lines(use, SHOWN, _points(sizes, _size, lambda cell: 100 * cell["figures"]["usage_of_ceiling"]))
         best = _points(dims, _dim, lambda cell: cell["figures"]["psnr"])
-        lines(dimension, OVER_DIM, {row: {d: [max(of)] for d, of in found.items()} for row, found in best.items()})
+        lines(dimension, SHOWN, {row: {d: [max(of)] for d, of in found.items()} for row, found in best.items()})
         for axes, title, unit in (
             (quality, "quality over K", "PSNR, dB"),
-            (use, "codewords in use over K", "% of what the images can reach"),
+            (use, "codewords in use over K", "% of its ceiling"),
             (dimension, "quality over d, K = 1,024", "PSNR, dB"),
         ):
             axes.set_title(title)
@@ -46,10 +43,8 @@ def main() -> None:
         quality.set_xlabel("codebook size K")
         use.set_xlabel("codebook size K")
         dimension.set_xlabel("code dimension d")
-        use.set_ylim(0, 104)
+        use.set_ylim(50, 102)
         quality.legend(loc="lower right")
-        dimension.legend(loc="lower left")
-        on.tight_layout()
         png(on, PICTURE)
     print(PICTURE)
 
@@ -60,6 +55,8 @@ def lines(axes: Any, labels: Mapping[str, str], points: Points) -> None:
     for (row, label), colour, mark in zip(labels.items(), PRINT.series, "os^D", strict=False):
         found = dict(sorted(points.get(row, {}).items()))
         ticks |= set(found)
+        if not found:
+            continue
         axes.plot(list(found), [np.mean(values) for values in found.values()], mark + "-", color=colour, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
