@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vaevq.config.generation import GENERATORS, SIZES, GeneratorRunConfig
+from vaevq.config.generation import GENERATORS, GeneratorRunConfig
 from vaevq.config.layers import in_vain, laid, without_effect
 from vaevq.config.quantizers import QUANTIZERS
 from vaevq.config.run import RunConfig
@@ -135,7 +135,8 @@ def load_generator_config(
 ) -> GeneratorRunConfig:
     """Reads a generator's recipe and lays overrides on it, as `load_run_config` does.
 
-    A size among the overrides takes the place of the recipe's layers, heads and width.
+    A size among the overrides takes the place of the shape that the recipe gives (layers, heads and width, or
+    those of a U-Net).
 
     Raises:
         UserError: as `load_run_config`.
@@ -144,7 +145,8 @@ def load_generator_config(
     given = merged(_overrides_tree(overrides), flags or {})
     network = tree.get("network")
     if dig(given, "network.size") is not None and isinstance(network, Mapping):
-        tree["network"] = {name: value for name, value in network.items() if name not in SIZES["B"]}
+        shape = frozenset().union(*(kind.shape_options for kind in GENERATORS.values()))
+        tree["network"] = {name: value for name, value in network.items() if name not in shape}
     config = validate(GeneratorRunConfig, merged(tree, given), str(recipe))
     vain = in_vain(config, rules=GENERATOR_NO_EFFECT)
     # As with tokenizers, a recipe's details of what is switched off on top of it are left in peace.
