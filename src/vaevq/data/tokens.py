@@ -117,7 +117,7 @@ class TokenFile:
 
     def _check_latent(self, latent: npt.NDArray[np.float16], array: npt.NDArray[np.int64], name: str) -> None:
         assert self.latents is not None
-        if latent.dtype != np.float16 or latent.shape != (len(self.latents[0]), *array.shape[:2]):
+        if latent.dtype != np.float16 or latent.size == 0 or latent.shape != (len(self.latents[0]), *array.shape[:2]):
             raise UserError(
                 f"'{name}': latents are float16 d×h×w of its grid {array.shape[0]}×{array.shape[1]}, not "
                 f"{latent.dtype} {'×'.join(map(str, latent.shape))}"
@@ -166,7 +166,8 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     if content.labels is not None:
         tensors["labels"] = np.array(content.labels, dtype=np.int64)
     if content.latents is not None:
-        tensors["latents"] = np.concatenate([array.reshape(len(array), -1).T for array in content.latents])
+        rows = [array.reshape(len(array), -1).T for array in content.latents]
+        tensors["latents"] = np.ascontiguousarray(np.concatenate(rows))  # a transposed one would be written as it lies
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION if content.latents is None else LATENTS_VERSION,
