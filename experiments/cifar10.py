@@ -123,7 +123,7 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
         *("--held-out", test, "--seed", name.seed, "--run-dir", tokenizer / "run", "--quiet"),
     )
     for part, location in (("train", train), ("test", test)):
-        shards = ("--model", tokenizer / "run", "-o", tokens / part, "--shard-size", 10_000)
+        shards = ("--model", tokenizer / "run", "-o", tokens / part, "--shard-size", 10_000, "--latents")
         marker = tokenizer / f"{part}-encoded"
         _vaevq(marker, "encode", location, *shards)
         marker.touch()
@@ -157,7 +157,7 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
         "protocol": {
             key: value for key, value in measured["protocol"].items() if key not in ("generated", "reference")
         },
-        "options": {"sampling": SAMPLING[name.generator], "generator": size.generator[name.generator]},
+        "options": {"sampling": SAMPLING, "tokenizer": size.tokenizer, "generator": size.generator},
         "minutes": {
             "tokenizer": _minutes(tokenizer / "run" / "metrics.jsonl"),
             "generator": _minutes(generator / "metrics.jsonl"),

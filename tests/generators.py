@@ -1,5 +1,6 @@
 """What the tests of generators share: small networks, tokens, and a tokenizer they belong to."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaevq.config import AutoencoderConfig, PlainConfig, TokenizerConfig
 from vaevq.config.generation import GENERATORS, GeneratorConfig, GeneratorRunConfig, TokensConfig
 from vaevq.config.section import merged
-from vaevq.data.tokens import TokenFile, write_token_file
+from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, shard_path
+from vaevq.data.tokens import TokenFile, read_token_file, write_token_file
+from vaevq.data.views import Views
 from vaevq.generation.build import build_network
 from vaevq.generation.generator import Generator
-from vaevq.generation.network import GeneratorNetwork
+from vaevq.generation.token_network import TokenNetwork
 from vaevq.tokenizer import Tokenizer
+from vaevq.training.engine import Engine
+from vaevq.training.generator_loop import RunTokens, model_config, run_tokens
+from vaevq.training.generator_step import GeneratorTrainer
+from vaevq.training.latents import measured_latents
 
 K = 11
 
@@ -38,11 +47,12 @@ def generator_config(kind: str = "ar", network: dict[str, Any] | None = None, **
 
 def random_network(
     kind: str = "ar", network: dict[str, Any] | None = None, dtype: torch.dtype = torch.float64, **parts: Any
-) -> GeneratorNetwork:
+) -> TokenNetwork:
     """A network whose every weight is random, the logits' too, in evaluation mode."""
     config = generator_config(kind, network, **parts)
     torch.manual_seed(0)
     made = build_network(config.network, config.tokens).to(dtype).eval()
+    assert isinstance(made, TokenNetwork)
     torch.nn.init.normal_(made.transformer.head, std=0.4)
     for name, parameter in made.named_parameters():
         if "projection" in name or "gate" in name:
@@ -64,7 +74,7 @@ def write_generator(tokenizer: Path, run_dir: Path) -> None:
     Generator(config, model).save_pretrained(run_dir / "model")
 
 
-def random_tokens(network: GeneratorNetwork, count: int) -> Tensor:
+def random_tokens(network: TokenNetwork, count: int) -> Tensor:
     """Sequences that a network takes."""
     draw = torch.Generator().manual_seed(1)
     return torch.randint(network.transformer.codebook_size, (count, network.transformer.length), generator=draw)
@@ -86,6 +96,39 @@ def write_tokens(path: Path, count: int = 24, codes: int | None = None, classes:
     )
     write_token_file(path, file)
     return path
+
+
+def latent_tokenizer(seed: int = 0) -> Tokenizer:
+    """An untrained tokenizer at f = 2 of 11 codewords in four channels."""
+    torch.manual_seed(seed)
+    shape = AutoencoderConfig(base_width=8, multipliers=(1, 1), blocks=1)
+    return Tokenizer(TokenizerConfig(autoencoder=shape, quantizer=PlainConfig(code_dim=4, codebook_size=K))).eval()
+
+
+def write_latent_shards(folder: Path, count: int = 24, *, continuous: bool = False) -> Path:
+    """`write_tokens` as a folder of one shard with `latent_tokenizer` beside it, if so with latents near codewords."""
+    tokenizer, whole = latent_tokenizer(), write_tokens(folder.with_suffix(".safetensors"), count)
+    file = dataclasses.replace(read_token_file(whole), model_digest=tokenizer.digest)
+    if continuous:
+        found = [tokenizer.lookup(torch.from_numpy(grid)[None])[0].detach().half().numpy() for grid in file.tokens]
+        file = dataclasses.replace(file, latents=tuple(latent * np.float16(0.97) for latent in found))
+    entries = tuple(ImageEntry(name, 0, "") for name in file.names)
+    index = ImageIndex("images", entries, ("a", "b", "c"))
+    claim_folder(folder, ShardPlan.of(index, tokenizer.digest, count, Views(), latents=continuous), force=False)
+    write_token_file(shard_path(folder, 0), file)
+    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    return folder
+
+
+def diffusion_trainer(config: GeneratorRunConfig, place: Engine) -> tuple[GeneratorTrainer, RunTokens]:
+    """As a run makes it of its tokens."""
+    tokens = run_tokens(config)
+    assert tokens.train.tokenizer is not None
+    tokenizer = Tokenizer.from_pretrained(tokens.train.tokenizer)
+    latents = measured_latents(tokens.train, tokens.train_items, tokenizer)
+    trainer = GeneratorTrainer(config, model_config(config, tokens.train, latents), place)
+    trainer.averaged.take_tokenizer(tokenizer)
+    return trainer, tokens
 
 
 def small_generator_tree(tokens: Path, kind: str = "ar", **sections: Any) -> dict[str, Any]:

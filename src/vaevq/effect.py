@@ -229,6 +229,26 @@ GENERATOR_NO_EFFECT: tuple[NoEffect, ...] = (
         lambda of: of["data.held_out"] is not None,
         "has no effect with data.held_out: nothing is split",
     ),
+    NoEffect(
+        ("data.latents",),
+        lambda of: of["network.kind"] != "diffusion",
+        "has no effect unless network.kind is diffusion: the others learn from tokens",
+    ),
+    NoEffect(
+        ("train.label_smoothing",),
+        lambda of: of["network.kind"] == "diffusion",
+        "has no effect where network.kind is diffusion: no token is predicted",
+    ),
+    NoEffect(
+        ("network.beta_start", "network.beta_end"),
+        lambda of: of.get("network.noise_schedule") == "cosine",
+        "has no effect where network.noise_schedule is cosine",
+    ),
+    NoEffect(
+        ("network.context_width",),
+        lambda of: of["network.kind"] == "diffusion" and not of["network.conditional"],
+        "has no effect where network.conditional is false: there is no class token",
+    ),
 )
 """Of the configuration of a generator's run."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaevq.config import GeneratorRunConfig, RunConfig, read_json
+from vaevq.config import GeneratorConfig, GeneratorRunConfig, RunConfig, read_json
 from vaevq.data.token_shards import TOKENIZER_FOLDER, is_token_folder, missing_shards, read_plan, token_files
 from vaevq.data.tokens import TokenFile, read_token_file
 from vaevq.errors import UserError
@@ -128,9 +128,7 @@ def _generator_rows(folder: Path) -> Rows:
     return [
         *rows,
         ("generator", network.kind),
-        ("layers", network.layers),
-        ("heads", network.heads),
-        ("width", network.width),
+        *_shape_rows(generator.config),
         ("parameters", sum(p.numel() for p in generator.parameters())),
         ("codebook_size", tokens.codebook_size),
         ("grid", "×".join(map(str, tokens.grid))),
@@ -139,6 +137,14 @@ def _generator_rows(folder: Path) -> Rows:
         ("tokenizer digest", tokens.tokenizer_digest),
         ("tokenizer beside it", (model / TOKENIZER_FOLDER).is_dir()),
     ]
+
+
+def _shape_rows(config: GeneratorConfig) -> Rows:
+    """A network's shape, by the options that its size sets; of latents also where they come from."""
+    shape = config.network.model_dump(mode="json")
+    rows: Rows = [(name, shape[name]) for name in shape if name in config.network.shape_options]
+    latents = config.latents
+    return rows if latents is None else [*rows, ("latents", f"{latents.source}, {latents.channels} channels")]
 
 
 def _shard_rows(folder: Path) -> Rows:
@@ -150,6 +156,7 @@ def _shard_rows(folder: Path) -> Rows:
         ("images", plan.images),
         ("views an image", plan.crops * (1 + plan.flips)),
         ("classes", len(plan.classes)),
+        ("latents", plan.latents),
         ("shards", plan.shards),
         ("shards missing", missing),
         ("model digest", plan.model_digest),

@@ -146,6 +146,26 @@ class Tokenizer(
             )
         return self.quantizer.lookup(tokens)
 
+    def nearest(self, latents: Tensor) -> Tensor:
+        """The tokens whose latents (`lookup`) are nearest to some, B×d×h×w: the inverse of `lookup`.
+
+        Of residual codes the search is greedy: `lookup` of them is near, not always the nearest.
+        """
+        return self.quantizer.nearest(self._checked(latents))
+
+    def quantize(self, means: Tensor) -> Tensor:
+        """The tokens that `encode` gives for posteriors of these means, B×d×h×w.
+
+        One quantizer, `gaussian`, looks at variances too, and takes what is nearest where it has none.
+        """
+        return self.quantizer.encode(Posterior(self._checked(means)))
+
+    def _checked(self, latents: Tensor) -> Tensor:
+        d = self.quantizer.code_dim
+        if latents.ndim != 4 or latents.shape[1] != d or not latents.is_floating_point():
+            raise UserError(f"latents are real numbers B×{d}×h×w, not {'×'.join(map(str, latents.shape))}")
+        return latents
+
     def decode_latent(self, latent: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Images of latents, quantized or not: B×d×h×w to B×C×H×W, cropped to `size` as in `decode`."""
         f = self.downsample_factor

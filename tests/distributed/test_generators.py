@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from generators import small_generator_run, small_generator_tree, write_tokens
+from generators import diffusion_trainer, small_generator_run, small_generator_tree, write_latent_shards, write_tokens
 from runs import largest_difference, last_checkpoint, metrics, on_two_processes, tensors, torchrun, vaevq, weights
 from vaevq.config import GeneratorRunConfig
 from vaevq.data.token_set import token_batches
@@ -22,21 +22,29 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ar": {"network": {"kind": "ar", "dropout": 0.0}},
     "mask": {"network": {"kind": "mask", "dropout": 0.0}},
     "micro-batches": {"network": {"kind": "mask", "dropout": 0.0}, "train": {"accumulation": 2}},
+    "diffusion": {
+        "network": {"kind": "diffusion", "dropout": 0.0, "widths": [16], "attention": [True], "head_width": 16}
+    },
     "unconditional": {"network": {"kind": "ar", "dropout": 0.0, "conditional": False}},
 }
-SHARDED = ("ar", "mask", "micro-batches")
+SHARDED = ("ar", "mask", "micro-batches", "diffusion")
 
 
 def config(tokens: Path, name: str, parallel: str = "ddp") -> GeneratorRunConfig:
     sections = {key: {**EXACT.get(key, {}), **VARIANTS[name].get(key, {})} for key in ("network", "train")}
     sections["train"]["parallel"] = parallel
+    if sections["network"]["kind"] == "diffusion":
+        tokens = tokens.parent / "shards"
     return small_generator_run(tokens, sections["network"]["kind"], **sections)
 
 
 def after_steps(given: GeneratorRunConfig, steps: int = 6) -> tuple[GeneratorTrainer, list[float]]:
-    tokens = run_tokens(given)
     place = Engine(torch.device("cpu"), torch.float64, None, rank(), world_size())
-    trainer = GeneratorTrainer(given, model_config(given, tokens.train), place)
+    if given.network.of_latents:
+        trainer, tokens = diffusion_trainer(given, place)
+    else:
+        tokens = run_tokens(given)
+        trainer = GeneratorTrainer(given, model_config(given, tokens.train), place)
     batches = token_batches(
         *(tokens.train, tokens.train_items),
         seed=given.seed,
@@ -47,7 +55,7 @@ def after_steps(given: GeneratorRunConfig, steps: int = 6) -> tuple[GeneratorTra
         world_size=world_size(),
     )
     made = [trainer.step([next(batches) for _ in range(given.train.accumulation)]) for _ in range(steps)]
-    return trainer, [step["tokens"] for step in made]
+    return trainer, [loss for step in made for loss in step.values()]
 
 
 def work(tokens: Path, folder: Path) -> None:
@@ -63,7 +71,9 @@ def work(tokens: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tokens(tmp_path_factory.mktemp("tokens") / "t.safetensors")
+    path = write_tokens(tmp_path_factory.mktemp("tokens") / "t.safetensors")
+    write_latent_shards(path.parent / "shards")
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ def encode(
     crops: int = 1,
     flips: bool = False,
     shard_size: Number = None,
+    latents: bool = False,
     batch_size: int = 8,
     device: str = "auto",
     force: bool = False,
@@ -46,6 +47,7 @@ def encode(
         crops: so many squares of each image instead of the middle one alone: it, the corners, then others.
         flips: every view mirrored as well.
         shard_size: write a folder of token files of so many images each (and their views), resumable.
+        latents: also write the continuous latents that tokens are made of, which a diffusion generator can learn from.
         batch_size: images at a time, where they are of one size.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite the token file; make all shards anew.
@@ -61,7 +63,7 @@ def encode(
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
     views = Views(resize, crop, crops, flips)
     if shard_size is not None:
-        _encode_shards(paths, model, output, views, shard_size, config, device, force)
+        _encode_shards(paths, model, output, views, shard_size, latents, config, device, force)
         return
     require_place(output, force=force)
     place = choose_device(device)
@@ -70,7 +72,7 @@ def encode(
         images = index_of_views(images, views)
         config = config.model_copy(update={"resize": None, "crop": None})
     with progress("encoding", len(images)) as reached:
-        encoded = encode_images(load(model).to(place), images, config, place, reached)
+        encoded = encode_images(load(model).to(place), images, config, place, reached, latents=latents)
     write_token_file(output, encoded.file, force=force)
     for line in encoded.unreadable:
         warn(f"skipped {line}")
@@ -84,6 +86,7 @@ def _encode_shards(
     output: Path,
     views: "Views",
     shard_size: int,
+    latents: bool,
     config: EvalConfig,
     device: str,
     force: bool,
@@ -97,7 +100,7 @@ def _encode_shards(
     with engine(device, "float32") as place:
         with place.together():
             images, tokenizer = find_all(paths), load(model).to(place.device)
-            plan = ShardPlan.of(images, tokenizer.digest, shard_size, views)
+            plan = ShardPlan.of(images, tokenizer.digest, shard_size, views, latents=latents)
         with place.together():
             if place.is_main:
                 claim_folder(output, plan, force=force)

@@ -36,7 +36,7 @@ def train(
     device: Text = None,
     quiet: bool = False,
 ) -> None:
-    """Train a generator on tokens.
+    """Train a generator on tokens, or on the latents that they stand for.
 
     Running the same command again continues where it stopped.
 
@@ -44,11 +44,13 @@ def train(
 
       vaevq generate train --tokens tokens/cifar10
       vaevq generate train --kind mask --tokens tokens/cifar10 --run-dir runs/masked
+      vaevq generate train cifar10-ldm --tokens tokens/cifar10
       vaevq generate train cifar10 train.images=400000 network.size=B --tokens tokens/cifar10
 
     Args:
         recipe: the name of a generator's recipe or a YAML file, and any number of dotted.key=value.
-        kind: ar (one token after another) or mask (all at once, in a few steps); the recipe's where left out.
+        kind: ar (one token after another), mask (all at once, in a few steps) or diffusion (latents out of noise); the
+            recipe's where left out.
         tokens: a folder of shards that the verb encode has written, or a token file.
         held_out: tokens to measure on, where they lie apart; otherwise a share of the images is held out.
         run_dir: where the run is kept; runs/RECIPE-KIND where left out.
@@ -56,7 +58,7 @@ def train(
         device: auto, cpu, cuda, cuda:1, mps.
         quiet: no progress display.
     """
-    words, overrides = recipe_words(recipe, "generators", "cifar10")
+    words, overrides = recipe_words(recipe, "generators", "cifar10-ldm" if kind == "diffusion" else "cifar10")
     sections: dict[str, Any] = {
         "network": given(kind=kind),
         "data": given(tokens=tokens, held_out=held_out),
@@ -88,6 +90,7 @@ def sample(
     top_k: Number = None,
     top_p: Real = None,
     steps: Number = None,
+    sampler: Text = None,
     choice_temperature: Real = None,
     complete: Annotated[Path | None, tyro.conf.arg(metavar="IMAGE")] = None,
     rows: Number = None,
@@ -112,12 +115,13 @@ def sample(
         count: how many images.
         seed: image i depends on the seed, i and its label alone.
         guidance: classifier-free guidance, 1 is none.
-        temperature: of the tokens' distribution; 0 takes the most likely one.
+        temperature: of the tokens' distribution; 0 takes the most likely one; not of kind diffusion, as the next two.
         top_k: only so many of the most likely tokens.
         top_p: only the most likely tokens that make up this probability.
-        steps: of kind mask: in how many steps an image is filled in.
+        steps: of kinds mask and diffusion: in how many steps an image is made; 12, 50 (ddim) or 20 (dpm++).
+        sampler: of kind diffusion: ddim or dpm++; ddim where left out.
         choice_temperature: of kind mask: of the noise on which tokens are kept.
-        complete: an image whose upper part all samples begin with.
+        complete: of kinds ar and mask: an image whose upper part all samples begin with.
         rows: rows of its tokens that are kept; half of them where left out.
         tokenizer: the one to decode with, where the generator was saved without it.
         batch_size: images at a time.
@@ -138,6 +142,7 @@ def sample(
         top_k=top_k,
         top_p=top_p,
         steps=steps,
+        sampler=sampler,
         choice_temperature=choice_temperature,
     )
     options, place = SamplingOptions(**asked), choose_device(device)
@@ -232,6 +237,6 @@ def _upper_rows(generator: "Generator", path: Path, rows: int | None) -> "Tensor
         array = centre_crop(resize_shorter(array, height), height, str(path))
     elif array.shape[:2] != (height, width):
         raise UserError(f"{path}: {array.shape[1]}×{array.shape[0]} pixels; this generator's are {width}×{height}")
-    device = generator.network.transformer.classes.weight.device
+    device = generator.network.device
     tokens = generator.tokenizer.to(device).encode(to_tensor(array)[None].to(device))
     return tokens[0, :kept]

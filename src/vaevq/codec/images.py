@@ -39,6 +39,8 @@ def encode_images(
     config: EvalConfig,
     device: torch.device,
     progress: Progress = lambda done: None,
+    *,
+    latents: bool = False,
 ) -> Encoded:
     """Encodes images deterministically.
 
@@ -46,19 +48,23 @@ def encode_images(
         tokenizer: in evaluation mode, on `device`.
         index: the images.
         config: how they are prepared (`resize`, `crop`; both None keep every image whole) and the batch size.
+        latents: also keeps the posteriors' means, as float16.
 
     Raises:
         UserError: no image could be read.
     """
-    tokens, sizes, labels = [], [], []
+    tokens, means, sizes, labels = [], [], [], []
     names: list[str] = []
     unreadable: list[str] = []
     for batch in evaluation_batches(index, config, tokenizer.config.autoencoder.image_channels):
         unreadable += batch.unreadable
         if not batch.names:
             continue
-        grids = tokenizer.encode(batch.images.to(device)).cpu().numpy()
+        posterior = tokenizer.posterior(batch.images.to(device))
+        grids = tokenizer.quantizer.encode(posterior).cpu().numpy()
         tokens += list(grids)
+        if latents:
+            means += list(posterior.mean.half().cpu().numpy())
         sizes += [(batch.images.shape[-2], batch.images.shape[-1])] * len(grids)
         names += batch.names
         labels += batch.labels.tolist() if batch.labels is not None else []
@@ -74,6 +80,7 @@ def encode_images(
         downsample_factor=tokenizer.downsample_factor,
         model_digest=tokenizer.digest,
         labels=tuple(labels) if labels else None,
+        latents=tuple(means) if latents else None,
     )
     return Encoded(file, tuple(unreadable))
 
@@ -101,7 +108,7 @@ def fitting(tokenizer: Tokenizer, file: TokenFile, *, remap: bool = False) -> To
         )
     indices = tokenizer.lineage.map_from(ancestor)
     tokens = tuple(indices[grid] for grid in file.tokens)
-    return replace(file, tokens=tokens, codebook_size=size, model_digest=digest)
+    return replace(file, tokens=tokens, latents=None, codebook_size=size, model_digest=digest)
 
 
 @torch.inference_mode()

@@ -70,7 +70,7 @@ def encode_shards(
         def reached(count: int, before: int = before) -> None:
             progress(before + count)
 
-        content, skipped = _encoded(tokenizer, part, config, device, reached)
+        content, skipped = _encoded(tokenizer, part, config, device, reached, latents=plan.latents)
         if skipped:
             write_text(unreadable_path(folder, number), json.dumps(skipped, indent=0) + "\n")
         if content is not None:  # last: it says that the shard is done
@@ -83,11 +83,17 @@ def encode_shards(
 
 
 def _encoded(
-    tokenizer: Tokenizer, part: ImageIndex, config: EvalConfig, device: torch.device, progress: Callable[[int], None]
+    tokenizer: Tokenizer,
+    part: ImageIndex,
+    config: EvalConfig,
+    device: torch.device,
+    progress: Callable[[int], None],
+    *,
+    latents: bool,
 ) -> tuple[TokenFile | None, list[str]]:
     """A shard's content, None where none of its images can be read, and `name: reason` of each that cannot."""
     try:
-        encoded = encode_images(tokenizer, part, config, device, progress)
+        encoded = encode_images(tokenizer, part, config, device, progress, latents=latents)
     except UserError:
         reasons = [_why_unreadable(entry, tokenizer.config.autoencoder.image_channels) for entry in part]
         if None in reasons:  # then it is something that the user has to mend

@@ -27,6 +27,7 @@ from vaevq.config.generation import (
     GeneratorConfig,
     GeneratorRunConfig,
     GeneratorTrainConfig,
+    LatentsConfig,
     TokensConfig,
     TransformerConfig,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "GeneratorRunConfig",
     "GeneratorTrainConfig",
     "IbqConfig",
+    "LatentsConfig",
     "LfqConfig",
     "LossConfig",
     "MoVQConfig",

@@ -1,10 +1,11 @@
 """The options of a generator: its network, the tokens it makes, and the run that trains it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from vaevq.config.diffusion import DiffusionConfig
 from vaevq.config.section import Section, check_accumulation, merged
 
 Size = Literal["tiny", "small", "B", "L", "XL", "XXL"]
@@ -23,6 +24,9 @@ SIZES: dict[Size, dict[str, int]] = {
 
 class TransformerConfig(Section):
     """A transformer over tokens. `size` sets layers, heads and width; each of them given wins over it."""
+
+    of_latents: ClassVar[bool] = False
+    shape_options: ClassVar[frozenset[str]] = frozenset(SIZES["B"])  # what a size sets
 
     size: Size = "B"
     layers: int = Field(default=SIZES["B"]["layers"], ge=1)
@@ -58,7 +62,7 @@ class MaskedConfig(TransformerConfig):
     kind: Literal["mask"] = "mask"
 
 
-AnyNetworkConfig = AutoregressiveConfig | MaskedConfig
+AnyNetworkConfig = AutoregressiveConfig | MaskedConfig | DiffusionConfig
 NetworkConfig = Annotated[AnyNetworkConfig, Field(discriminator="kind")]
 GENERATORS: dict[str, type[AnyNetworkConfig]] = {
     kind.model_fields["kind"].default: kind for kind in get_args(AnyNetworkConfig)
@@ -82,11 +86,27 @@ class TokensConfig(Section):
         return self.grid[0] * self.grid[1] * self.codes_per_position
 
 
+class LatentsConfig(Section):
+    """What latents a generator of latents makes: network's units are (latent − mean) / std."""
+
+    source: Literal["codewords", "continuous"]  # what tokens look up, or the means of the tokenizer's posteriors
+    channels: int = Field(ge=1)  # d
+    mean: float  # of the latents learned from
+    std: float = Field(gt=0)  # likewise, over all channels
+
+
 class GeneratorConfig(Section):
     """What a saved generator needs to be built again."""
 
     network: NetworkConfig
     tokens: TokensConfig
+    latents: LatentsConfig | None = None  # of kind diffusion
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.latents is not None) != self.network.of_latents:
+            raise ValueError(f"latents: kind {self.network.kind} makes {'latents' if self.latents is None else 'none'}")
+        return self
 
 
 class TokenDataConfig(Section):
@@ -95,6 +115,9 @@ class TokenDataConfig(Section):
     tokens: str | None = None  # a folder of vaevq encode --shard-size, or a token file
     held_out: str | None = None  # None: a share of `tokens`, by image
     held_out_share: float = Field(default=0.02, gt=0, lt=1)
+    # Of kind diffusion. codewords: what the tokens look up; continuous: the means that vaevq encode --latents has
+    # written; auto: these where they are there.
+    latents: Literal["auto", "codewords", "continuous"] = "auto"
 
 
 class GeneratorTrainConfig(Section):

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from vaevq.config.generation import GENERATORS, SIZES, GeneratorRunConfig
+from vaevq.config.generation import GENERATORS, GeneratorRunConfig
 from vaevq.config.layers import in_vain, laid, without_effect
 from vaevq.config.quantizers import QUANTIZERS
 from vaevq.config.run import RunConfig
@@ -69,11 +69,12 @@ def recipe_tree(
 
 
 def _resized(ground: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A generator's recipe without the layers, heads and width that a size laid on it takes the place of."""
+    """A generator's recipe without the shape that a size laid on it takes the place of."""
     network = ground.get("network")
     if dig(given, "network.size") is None or not isinstance(network, Mapping):
         return ground
-    return {**ground, "network": {name: value for name, value in network.items() if name not in SIZES["B"]}}
+    shape = frozenset[str]().union(*(kind.shape_options for kind in GENERATORS.values()))
+    return {**ground, "network": {name: value for name, value in network.items() if name not in shape}}
 
 
 def _recipe_folder(kind: RecipeKind) -> Traversable:
@@ -158,7 +159,8 @@ def load_generator_config(
 ) -> GeneratorRunConfig:
     """Reads a generator's recipe and lays overrides on it, as `load_run_config` does.
 
-    A size among the overrides takes the place of the recipe's layers, heads and width.
+    A size among the overrides takes the place of the shape that the recipe gives (layers, heads and width, or
+    those of a U-Net).
 
     Raises:
         UserError: as `load_run_config`.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ class TokenSet:
         classes: names by label; empty where they are not known.
         source: where it was read.
         tokenizer: folder of the tokenizer, where it lies beside the tokens.
+        latents: float16 N×d×h×w, the means that the tokens were made of, where they were asked for; otherwise None.
     """
 
     tokens: npt.NDArray[np.integer]
@@ -54,6 +56,7 @@ class TokenSet:
     classes: tuple[str, ...]
     source: str
     tokenizer: Path | None
+    latents: npt.NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -110,6 +113,7 @@ class TokenSet:
         return TokenBatch(
             tokens=torch.from_numpy(self.tokens[items].astype(np.int64)),
             labels=None if self.labels is None else torch.from_numpy(self.labels[items]),
+            latents=None if self.latents is None else torch.from_numpy(self.latents[items]),
             positions=torch.from_numpy(positions),
         )
 
@@ -121,17 +125,26 @@ class TokenBatch:
     tokens: Tensor  # int64 B×h×w or B×h×w×q
     labels: Tensor | None  # int64 B
     positions: Tensor  # int64 B: place in the run's stream; in evaluation, place among the held-out items
+    latents: Tensor | None = None  # float16 B×d×h×w
 
 
-def read_token_set(location: str | Path) -> TokenSet:
+def read_token_set(
+    location: str | Path, *, latents: Literal["auto", "codewords", "continuous"] = "codewords"
+) -> TokenSet:
     """Reads and checks all tokens of a folder of shards or of one token file.
+
+    Args:
+        location: the folder or file.
+        latents: whether the continuous latents beside the tokens are kept: `codewords`, never; `auto`, where they are;
+            `continuous`, they have to be there.
 
     Raises:
         UserError: a file is damaged, a shard is missing, files are of different models, images of different sizes, or
-            some have labels and others none.
+            some have labels or latents and others none.
     """
     place = Path(location).expanduser()
     parts: list[npt.NDArray[np.integer]] = []
+    continuous: list[npt.NDArray[np.float16]] = []
     labels: list[int] = []
     numbers: dict[str, int] = {}
     images: list[int] = []
@@ -142,17 +155,22 @@ def read_token_set(location: str | Path) -> TokenSet:
         first = first or file
         _check_one_kind(first, file, path)
         parts.append(np.stack(file.tokens).astype(token_type(file.codebook_size)))
+        if file.latents is not None and latents != "codewords":
+            continuous.append(np.stack(file.latents))
         labels += file.labels or ()
         for name in file.names:
             image = image_of_view(name)
             images.append(numbers.setdefault(image, len(numbers)))
             unchanged.append(image == name)
     assert first is not None
+    if latents == "continuous" and not continuous:
+        raise UserError(f"{location}: no continuous latents beside the tokens; vaevq encode --latents writes them")
     plan = read_plan(place) if is_token_folder(place) else None
     folder = place / TOKENIZER_FOLDER
     found = TokenSet(
         tokens=np.concatenate(parts),
         labels=np.array(labels, dtype=np.int64) if first.labels is not None else None,
+        latents=np.concatenate(continuous) if continuous else None,
         images=np.array(images, dtype=np.int64),
         names=tuple(numbers),
         unchanged=np.array(unchanged),
@@ -204,6 +222,8 @@ def _check_one_kind(first: TokenFile, file: TokenFile, path: Path) -> None:
     file.check_model(first.model_digest, first.codebook_size, first.codes_per_position)
     if (file.labels is None) != (first.labels is None):
         raise UserError(f"{path}: some shards have labels and others none")
+    if (file.latents is None) != (first.latents is None):
+        raise UserError(f"{path}: some shards have latents and others none")
     for size, name in zip(file.sizes, file.names, strict=True):
         if size != first.sizes[0]:
             raise UserError(

@@ -35,9 +35,12 @@ class ShardPlan(Section):
     crop: int | None
     crops: int
     flips: bool
+    latents: bool = False  # whether continuous latents stand beside the tokens
 
     @classmethod
-    def of(cls, index: ImageIndex, model_digest: str, shard_size: int, views: Views) -> "ShardPlan":
+    def of(
+        cls, index: ImageIndex, model_digest: str, shard_size: int, views: Views, *, latents: bool = False
+    ) -> "ShardPlan":
         """The plan for some images."""
         if shard_size < 1:
             raise UserError(f"a shard holds at least 1 image, not {shard_size}")
@@ -52,6 +55,7 @@ class ShardPlan(Section):
             crop=views.crop,
             crops=views.crops,
             flips=views.flips,
+            latents=latents,
         )
 
     @property

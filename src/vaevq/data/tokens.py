@@ -2,7 +2,9 @@
 
 One safetensors file. Tensors: `tokens`, all images' tokens one after another, row by row, in the smallest of uint8,
 uint16 and int32 that holds K − 1; `grids`, int32 N×2 (h, w) or N×3 (h, w, q); `sizes`, int32 N×2, the original height
-and width; optionally `labels`, int64 N. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"),
+and width; optionally `labels`, int64 N; optionally `latents`, float16 (Σ h·w)×d, in the order of `tokens` the means of
+the posteriors that these were made of. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"; "2"
+with latents),
 `codebook_size`, `downsample_factor`, `codes_per_position` (q), where each of the q codes is of a codebook of its own
 `codebooks` (q), `model_digest`, `names` (a JSON list) and `checksum` (SHA-256, hexadecimal, over the other metadata as
 JSON with sorted keys, then for each tensor in alphabetical order its name, its type, its shape as JSON and its
@@ -12,7 +14,7 @@ little-endian bytes).
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,12 @@ from vaevq.files import make_folder, require_absent, written_aside
 
 FORMAT = "vaevq-tokens"
 FORMAT_VERSION = "1"
+LATENTS_VERSION = "2"
+"""The version of files with latents, which are otherwise those of version 1."""
 NAMES_LIMIT = 90_000_000
 """Bytes of names a file: safetensors refuses headers of more than 100 MB."""
 
-_TYPES = {"tokens": ("U8", "U16", "I32"), "grids": ("I32",), "sizes": ("I32",), "labels": ("I64",)}
+_TYPES = {"tokens": ("U8", "U16", "I32"), "grids": ("I32",), "sizes": ("I32",), "labels": ("I64",), "latents": ("F16",)}
 _METADATA = {
     "format",
     "format_version",
@@ -55,6 +59,7 @@ class TokenFile:
         downsample_factor: f.
         model_digest: `Tokenizer.digest` of the model that made the tokens.
         labels: N class numbers, or None.
+        latents: N float16 arrays d×h×w, the means of the posteriors that the tokens were made of, or None.
         codebooks: 1, which all codes are of, or q, where the i-th code of a position is of the i-th.
         source: what error messages call the file.
 
@@ -69,6 +74,7 @@ class TokenFile:
     downsample_factor: int
     model_digest: str
     labels: tuple[int, ...] | None = None
+    latents: tuple[npt.NDArray[np.float16], ...] | None = None
     codebooks: int = 1
     source: str = field(default="the token file", repr=False)
 
@@ -80,11 +86,18 @@ class TokenFile:
             raise UserError(
                 f"codebook size {self.codebook_size} and downsampling factor {self.downsample_factor} are no model's"
             )
-        for what, values in (("sizes", self.sizes), ("names", self.names), ("labels", self.labels)):
+        for what, values in (
+            ("sizes", self.sizes),
+            ("names", self.names),
+            ("labels", self.labels),
+            ("latents", self.latents),
+        ):
             if values is not None and len(values) != count:
                 raise UserError(f"{len(values)} {what} for the tokens of {count} images")
         for array, size, name in zip(self.tokens, self.sizes, self.names, strict=True):
             self._check_image(array, size, name)
+        for latent, array, name in zip(self.latents or (), self.tokens, self.names, strict=False):
+            self._check_latent(latent, array, name)
         if self.codebooks not in (1, self.codes_per_position):
             raise UserError(f"{self.codebooks} codebooks for {self.codes_per_position} codes a position")
 
@@ -101,6 +114,16 @@ class TokenFile:
         if low < 0 or high >= self.codebook_size:
             outside = low if low < 0 else high
             raise UserError(f"'{name}': token {outside} is outside the codebook of {self.codebook_size} codewords")
+
+    def _check_latent(self, latent: npt.NDArray[np.float16], array: npt.NDArray[np.int64], name: str) -> None:
+        assert self.latents is not None
+        if latent.dtype != np.float16 or latent.size == 0 or latent.shape != (len(self.latents[0]), *array.shape[:2]):
+            raise UserError(
+                f"'{name}': latents are float16 d×h×w of its grid {array.shape[0]}×{array.shape[1]}, not "
+                f"{latent.dtype} {'×'.join(map(str, latent.shape))}"
+            )
+        if not np.isfinite(latent).all():
+            raise UserError(f"'{name}': its latents are not all finite in float16")
 
     @property
     def codes_per_position(self) -> int:
@@ -142,9 +165,12 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     }
     if content.labels is not None:
         tensors["labels"] = np.array(content.labels, dtype=np.int64)
+    if content.latents is not None:
+        rows = [array.reshape(len(array), -1).T for array in content.latents]
+        tensors["latents"] = np.ascontiguousarray(np.concatenate(rows))  # a transposed one would be written as it lies
     metadata = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if content.latents is None else LATENTS_VERSION,
         "codebook_size": str(content.codebook_size),
         "downsample_factor": str(content.downsample_factor),
         "codes_per_position": str(content.codes_per_position),
@@ -192,14 +218,17 @@ def read_token_file(path: Path) -> TokenFile:
 def _check_header(metadata: Mapping[str, str], types: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise UserError("a safetensors file, but not a vaevq token file")
-    if metadata.get("format_version") != FORMAT_VERSION:
+    version = metadata.get("format_version")
+    if version not in (FORMAT_VERSION, LATENTS_VERSION):
         raise UserError(
-            f"token format version {metadata.get('format_version')}, this vaevq reads version {FORMAT_VERSION}"
+            f"token format version {version}, this vaevq reads versions {FORMAT_VERSION} and {LATENTS_VERSION}"
         )
     if set(metadata) - {"codebooks"} != _METADATA:
         raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA))}")
     if not {"tokens", "grids", "sizes"} <= set(types) <= set(_TYPES):
         raise UserError(f"damaged: it holds the tensors {', '.join(sorted(types))}")
+    if ("latents" in types) != (version == LATENTS_VERSION):
+        raise UserError(f"damaged: version {version} with the tensors {', '.join(sorted(types))}")
     for name, dtype in types.items():
         if dtype not in _TYPES[name]:
             raise UserError(f"damaged: '{name}' is of type {dtype}")
@@ -214,6 +243,9 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
     labels = tensors.get("labels")
     if labels is not None and labels.ndim != 1:
         raise UserError(f"labels are of shape {labels.shape}")
+    latents = tensors.get("latents")
+    if latents is not None and latents.ndim != 2:
+        raise UserError(f"latents are of shape {latents.shape}")
     lengths = grids.astype(np.int64).prod(axis=1)
     # In floating point as well: products of nonsense grids could wrap around.
     nonsense = (grids < 1).any() or (grids.astype(np.float64).prod(axis=1) > flat.size).any()
@@ -225,6 +257,9 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError("its names are no JSON list of strings")
+    positions = grids[:, :2].astype(np.int64).prod(axis=1)
+    if latents is not None and len(latents) != positions.sum():
+        raise UserError(f"latents of {len(latents)} positions for grids of {positions.sum()}")
     parts = np.split(flat.astype(np.int64), np.cumsum(lengths)[:-1])
     content = TokenFile(
         tokens=tuple(part.reshape(shape) for part, shape in zip(parts, grids.tolist(), strict=True)),
@@ -234,12 +269,22 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
         downsample_factor=_integer(metadata, "downsample_factor"),
         model_digest=metadata["model_digest"],
         labels=None if labels is None else tuple(labels.tolist()),
+        latents=None if latents is None else tuple(_grids_of(latents, positions, grids)),
         codebooks=_integer(metadata, "codebooks") if "codebooks" in metadata else 1,
         source=source,
     )
     if content.codes_per_position != _integer(metadata, "codes_per_position"):
         raise UserError(f"codes_per_position is {metadata['codes_per_position']}, its grids say otherwise")
     return content
+
+
+def _grids_of(
+    latents: npt.NDArray[np.float16], positions: npt.NDArray[np.int64], grids: npt.NDArray[np.int32]
+) -> Iterator[npt.NDArray[np.float16]]:
+    """Rows of d numbers as an array d×h×w for each image."""
+    parts = np.split(latents, np.cumsum(positions)[:-1])
+    for part, (height, width) in zip(parts, grids[:, :2].tolist(), strict=True):
+        yield part.T.reshape(-1, height, width)
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int:

@@ -5,30 +5,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaevq.config.generation import AutoregressiveConfig, TokensConfig
-from vaevq.generation.network import CodeLength, GeneratorNetwork, precise
+from vaevq.generation.network import precise
 from vaevq.generation.sampling import SamplingOptions, chosen, guided, uniforms
+from vaevq.generation.token_network import TOKEN_OPTIONS, CodeLength, TokenNetwork
 
 
-class Autoregressive(GeneratorNetwork):
+class Autoregressive(TokenNetwork):
     """p(tokens | class) = Π p(token | class, tokens before it).
 
     Attributes:
         compiled: whether a step of sampling is compiled by torch; its shapes are the same in every step.
     """
 
+    kind = "ar"
     measures = "bits_per_token"
+    how = "it makes one token after another"
+    sampling_options = TOKEN_OPTIONS
 
     def __init__(self, config: AutoregressiveConfig, tokens: TokensConfig) -> None:
         super().__init__(config, tokens, masked=False)
         self.compiled = False
 
     def forward(
-        self, tokens: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float
+        self, content: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float = 0.0
     ) -> Tensor:
         """Mean cross-entropy over all tokens; see `GeneratorNetwork.forward`."""
-        shown = self.with_dropped(self.shown(labels, len(tokens)), positions, seed)
-        logits = precise(self.logits(tokens, shown))
-        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), label_smoothing=smoothing)
+        shown = self.with_dropped(self.shown(labels, len(content)), positions, seed)
+        logits = precise(self.logits(content, shown))
+        return F.cross_entropy(logits.flatten(0, 1), content.flatten(), label_smoothing=smoothing)
 
     def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
         """−log p(tokens | class)."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,7 +60,7 @@ class Generator(
     def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
-        self.network = build_network(config.network, config.tokens)
+        self.network = build_network(config.network, config.tokens, config.latents)
         # In a list, so that its weights are none of the generator's.
         self._tokenizer: list[Tokenizer] = []
         if tokenizer is not None:
@@ -135,21 +135,23 @@ class Generator(
         """Tokens of images, batch by batch; the arguments are those of `sample`. Mistakes are raised at once."""
         if count < 1 or batch_size < 1:
             raise UserError(f"count and batch size must be at least 1, not {count} and {batch_size}")
-        self._check_options(options)
+        self.network.check_options(options)
+        if self.config.latents is not None:
+            self.tokenizer  # noqa: B018 - as in `sample`: tokens of latents are its affair
+        if given is not None and not self.network.completes:
+            raise UserError(f"a generator of kind {self.network.kind} completes nothing: {self.network.how}")
         classes = self._classes(labels)
         beginning = None if given is None else self._beginning(given)
-        device = self.network.transformer.classes.weight.device
+        device = self.network.device
 
         def batches() -> Iterator[Samples]:
-            tokens = self.config.tokens
-            levels = (tokens.codes_per_position,) if tokens.codes_per_position > 1 else ()
             for first in range(0, count, batch_size):
                 numbers = range(first, min(count, first + batch_size))
                 of_batch = torch.tensor([classes[n % len(classes)] for n in numbers], device=device)
                 start = None if beginning is None else beginning.to(device).expand(len(numbers), -1)
-                flat = self.network.sample(of_batch, numbers, options, seed=seed, given=start)
+                made = self.network.sample(of_batch, numbers, options, seed=seed, given=start)
                 yield Samples(
-                    tokens=flat.view(len(numbers), *tokens.grid, *levels),
+                    tokens=self._tokens(made),
                     labels=of_batch if self.network.no_label else None,
                     numbers=numbers,
                 )
@@ -171,16 +173,35 @@ class Generator(
             raise UserError(f"compiling has no effect on a generator of kind {self.config.network.kind}")
         self.network.compiled = True
 
-    def _check_options(self, options: SamplingOptions) -> None:
-        network = self.config.network
-        if options.guidance != 1 and not self.network.no_label:
-            raise UserError("guidance has no effect on an unconditional generator: there is no label to be led by")
-        if options.guidance != 1 and not network.class_dropout:
-            raise UserError("guidance needs a generator that was trained with network.class_dropout above 0")
-        defaults = {field.name: field.default for field in fields(options)}
-        for name in ("steps", "choice_temperature"):
-            if network.kind == "ar" and getattr(options, name) != defaults[name]:
-                raise UserError(f"{name} has no effect on a generator of kind ar: it makes one token after another")
+    @torch.no_grad()
+    def content(self, tokens: Tensor, latents: Tensor | None = None) -> Tensor:
+        """What the network learns of images.
+
+        Args:
+            tokens: int64 B×h×w or B×h×w×q.
+            latents: B×d×h×w, the means that they were made of, where it learns from continuous latents.
+
+        Returns:
+            The tokens B×L or, of a generator of latents, these B×d×h×w with mean 0 and variance 1 over those it learns.
+        """
+        scale = self.config.latents
+        if scale is None:
+            return tokens.flatten(1)
+        if scale.source == "codewords":
+            with torch.autocast(tokens.device.type, enabled=False):
+                latents = self.tokenizer.to(tokens.device).lookup(tokens)
+        assert latents is not None, "a token set of continuous latents has them"
+        return (latents.to(next(self.network.parameters()).dtype) - scale.mean) / scale.std
+
+    @torch.no_grad()
+    def _tokens(self, made: Tensor) -> Tensor:
+        """Tokens B×h×w or B×h×w×q of what the network has made; latents are quantized by the tokenizer."""
+        tokens, scale = self.config.tokens, self.config.latents
+        if scale is None:
+            levels = (tokens.codes_per_position,) if tokens.codes_per_position > 1 else ()
+            return made.view(len(made), *tokens.grid, *levels)
+        tokenizer, latents = self.tokenizer.to(made.device), made.float() * scale.std + scale.mean
+        return tokenizer.nearest(latents) if scale.source == "codewords" else tokenizer.quantize(latents)
 
     def _classes(self, labels: Sequence[Label] | None) -> list[int]:
         """The classes that images take in turn, by number."""

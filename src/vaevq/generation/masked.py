@@ -7,35 +7,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaevq.config.generation import MaskedConfig, TokensConfig
-from vaevq.generation.network import CodeLength, GeneratorNetwork, precise
+from vaevq.generation.network import precise
 from vaevq.generation.sampling import SamplingOptions, chosen, guided, uniforms
+from vaevq.generation.token_network import TOKEN_OPTIONS, CodeLength, TokenNetwork
 from vaevq.seeding import generator
+
+STEPS = 12
+"""Steps of sampling where none are asked for."""
 
 MEAN_MASKED = 2 / math.pi
 """The mean of the cosine schedule: the share of the tokens that training masks on average."""
 
 
-class Masked(GeneratorNetwork):
+class Masked(TokenNetwork):
     """p(masked tokens | class, the others), each token by itself; the transformer sees both sides."""
 
+    kind = "mask"
     measures = "bits_per_masked_token"
+    how = "it fills in tokens in a few steps"
+    sampling_options = TOKEN_OPTIONS | {"steps", "choice_temperature"}
 
     def __init__(self, config: MaskedConfig, tokens: TokensConfig) -> None:
         super().__init__(config, tokens, masked=True)
 
     def forward(
-        self, tokens: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float
+        self, content: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float = 0.0
     ) -> Tensor:
         """Cross-entropy over the masked tokens, divided by how many they are on average.
 
         So the loss of a batch is the mean of the losses of its parts, on any number of processes; a division by the
         number of a part's own masked tokens would weigh parts differently.
         """
-        shown = self.with_dropped(self.shown(labels, len(tokens)), positions, seed)
-        hidden = masks(tokens.shape[1], positions, "mask", seed).to(tokens.device)
-        logits = precise(self.logits(tokens, hidden, shown)[hidden])
-        nats = F.cross_entropy(logits, tokens[hidden], label_smoothing=smoothing, reduction="sum")
-        return nats / (MEAN_MASKED * tokens.numel())
+        shown = self.with_dropped(self.shown(labels, len(content)), positions, seed)
+        hidden = masks(content.shape[1], positions, "mask", seed).to(content.device)
+        logits = precise(self.logits(content, hidden, shown)[hidden])
+        nats = F.cross_entropy(logits, content[hidden], label_smoothing=smoothing, reduction="sum")
+        return nats / (MEAN_MASKED * content.numel())
 
     def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
         """Of masked tokens given the others, under masks that the positions decide."""
@@ -62,8 +69,9 @@ class Masked(GeneratorNetwork):
         """
         length, rows = self.transformer.length, self.both(labels, options)
         copies, count = len(rows) // len(labels), len(labels)
-        draws = uniforms(seed, numbers, (options.steps, length)).to(labels.device)
-        noise = _gumbel(uniforms(seed, numbers, (options.steps, length), "confidence")).to(labels.device)
+        steps = options.steps or STEPS
+        draws = uniforms(seed, numbers, (steps, length)).to(labels.device)
+        noise = _gumbel(uniforms(seed, numbers, (steps, length), "confidence")).to(labels.device)
         tokens = torch.zeros(count, length, dtype=torch.int64, device=labels.device)
         hidden = torch.ones_like(tokens, dtype=torch.bool)
         if given is not None:
@@ -71,7 +79,7 @@ class Masked(GeneratorNetwork):
             hidden[:, : given.shape[1]] = False
         unknown = length - (0 if given is None else given.shape[1])
         remaining = unknown
-        for step in range(options.steps):
+        for step in range(steps):
             if not remaining:
                 break
             logits = self.logits(tokens.repeat(copies, 1), hidden.repeat(copies, 1), rows)
@@ -79,7 +87,7 @@ class Masked(GeneratorNetwork):
             # One image at a time: the probabilities of all would be the largest thing in memory.
             drawn = torch.stack([chosen(one, draws[i, step], options) for i, one in enumerate(logits)])
             tokens = torch.where(hidden, drawn, tokens)
-            share = (step + 1) / options.steps
+            share = (step + 1) / steps
             remaining = max(0, min(int(math.cos(math.pi / 2 * share) * unknown), remaining - 1))
             confidence = torch.stack([_log_probability(*one) for one in zip(logits, tokens, strict=True)])
             confidence = confidence + options.choice_temperature * (1 - share) * noise[:, step]

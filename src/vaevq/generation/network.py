@@ -1,82 +1,112 @@
-"""What every generator's network does: a loss of tokens, their code length, and samples of them."""
+"""What every generator's network does: a loss, figures of held-out images, and samples."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vaevq.config.generation import TokensConfig, TransformerConfig
+from vaevq.errors import UserError
 from vaevq.generation.sampling import SamplingOptions
-from vaevq.generation.transformer import Transformer
 from vaevq.seeding import generator
 
 
-@dataclass(frozen=True)
-class CodeLength:
-    """Nats that some tokens cost, summed, and how many tokens these are."""
-
-    nats: Tensor  # scalar
-    tokens: int
-
-
 class GeneratorNetwork(nn.Module):
-    """A transformer, and how it is trained and sampled.
+    """A network, and how it is trained and sampled.
 
-    Attributes:
-        transformer: the network itself.
+    Its content is what it learns from and makes: tokens, int64 B×L, or latents, B×d×h×w of about unit variance.
+
+    Args:
+        class_count: classes it is told of, 0 where it is unconditional; the label `class_count` stands for none.
         class_dropout: share of the training images that are shown without their class.
-        measures: what its code length is of: the name of the held-out figure in bits.
     """
 
-    measures: str
+    kind: ClassVar[str]
+    """What `network.kind` calls it."""
+    content: ClassVar[str]
+    """What its loss is of, in a word."""
+    how: ClassVar[str]
+    """How it makes an image, in a few words: why other options do nothing."""
+    sampling_options: ClassVar[frozenset[str]]
+    """The names of the options of sampling that it looks at."""
+    completes: ClassVar[bool]
+    """Whether it can go on from given content."""
 
-    def __init__(self, config: TransformerConfig, tokens: TokensConfig, *, masked: bool) -> None:
+    def __init__(self, class_count: int, class_dropout: float) -> None:
         super().__init__()
-        self.transformer = Transformer(config, tokens, masked=masked)
-        self.class_dropout = config.class_dropout if self.transformer.class_count else 0.0
+        self.no_label = class_count
+        self.class_dropout = class_dropout if class_count else 0.0
 
     @abstractmethod
     def forward(
-        self, tokens: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float
+        self, content: Tensor, labels: Tensor | None, positions: Tensor, *, seed: int, smoothing: float = 0.0
     ) -> Tensor:
-        """The loss of a batch, in nats a token.
+        """The loss of a batch: nats a token, or a squared error.
 
         Args:
-            tokens: int64 B×L.
+            content: of B images.
             labels: int64 B, or None; not looked at by an unconditional network.
-            positions: int64 B: places in the run's stream, which with `seed` decide what is hidden.
+            positions: int64 B: places in the run's stream, which with `seed` decide what is hidden or noise.
             seed: of the run.
-            smoothing: label smoothing.
+            smoothing: label smoothing, of tokens alone.
         """
 
     @abstractmethod
-    def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
-        """What tokens B×L cost, with their labels; deterministic."""
+    def held_out(self, content: Tensor, labels: Tensor | None, positions: Tensor) -> Tensor:
+        """Sums over held-out images, float64 on the CPU, which `figures` takes added up over batches; deterministic."""
+
+    @abstractmethod
+    def figures(self, sums: Tensor) -> Mapping[str, float]:
+        """The figures of all held-out images, `loss` among them."""
 
     @abstractmethod
     def sample(
         self, labels: Tensor, numbers: range, options: SamplingOptions, *, seed: int, given: Tensor | None = None
     ) -> Tensor:
-        """Tokens of B images, int64 B×L.
+        """Content of B images.
 
         Args:
             labels: int64 B, `no_label` for none.
             numbers: of the images: image i depends on (seed, numbers[i]) alone.
-            options: how tokens are drawn.
+            options: how content is drawn.
             seed: of all images.
-            given: int64 B×m: the first tokens, which stay as they are.
+            given: where it `completes`, int64 B×m: the first tokens, which stay as they are.
         """
 
     @property
-    def no_label(self) -> int:
-        """The label of an image that has none."""
-        return self.transformer.class_count
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Its larger parts, in the order in which they run: what sharded training brings together one by one."""
+
+    @abstractmethod
+    def checkpoint_gradients(self) -> None:
+        """From now on computes blocks again in the backward pass: less memory, more time, the same result."""
+
+    def check_options(self, options: SamplingOptions) -> None:
+        """Passes if this network can be sampled so.
+
+        Raises:
+            UserError: an option that it has no use for, or guidance without classes or without class dropout.
+        """
+        if options.guidance != 1 and not self.no_label:
+            raise UserError("guidance has no effect on an unconditional generator: there is no label to be led by")
+        if options.guidance != 1 and not self.class_dropout:
+            raise UserError("guidance needs a generator that was trained with network.class_dropout above 0")
+        for option in fields(options):
+            if option.name not in self.sampling_options and getattr(options, option.name) != option.default:
+                raise UserError(f"{option.name} has no effect on a generator of kind {self.kind}: {self.how}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
 
     def shown(self, labels: Tensor | None, count: int) -> Tensor:
         """The labels of `count` images as the network takes them."""
         if labels is None or self.no_label == 0:
-            return torch.full((count,), self.no_label, device=self.transformer.classes.weight.device)
+            return torch.full((count,), self.no_label, device=self.device)
         return labels
 
     def with_dropped(self, labels: Tensor, positions: Tensor, seed: int) -> Tensor:
@@ -87,12 +117,12 @@ class GeneratorNetwork(nn.Module):
         return torch.where(torch.stack(draws).to(labels.device) < self.class_dropout, self.no_label, labels)
 
     def both(self, labels: Tensor, options: SamplingOptions) -> Tensor:
-        """The labels that guidance needs logits of: each image's, then as many times none."""
+        """The labels that guidance needs outputs of: each image's, then as many times none."""
         if options.guidance == 1:
             return labels
         return torch.cat([labels, torch.full_like(labels, self.no_label)])
 
 
-def precise(logits: Tensor) -> Tensor:
-    """Logits in float32 at least: a softmax in bfloat16 would be coarse."""
-    return logits.float() if logits.dtype.itemsize < 4 else logits
+def precise(outputs: Tensor) -> Tensor:
+    """Outputs in float32 at least: a softmax or a square in bfloat16 would be coarse."""
+    return outputs.float() if outputs.dtype.itemsize < 4 else outputs

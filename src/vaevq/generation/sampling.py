@@ -1,4 +1,4 @@
-"""From logits to a token: guidance, temperature, top-k, top-p, and one random number an image and token.
+"""What may be asked of sampling; from logits to a token: guidance, temperature, top-k, top-p, one random number each.
 
 What an image becomes depends on (seed, its number) alone, not on the batch it is sampled in.
 """
@@ -12,17 +12,23 @@ from torch import Tensor
 from vaevq.errors import UserError
 from vaevq.seeding import generator
 
+SAMPLERS = ("ddim", "dpm++")
+"""Of diffusion."""
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How tokens are drawn.
+    """How tokens or latents are drawn.
 
     Attributes:
         guidance: s of classifier-free guidance, uncond + s (cond − uncond); 1: none.
-        temperature: divides the logits; 0 takes the most likely token.
-        top_k: only so many of the most likely tokens; 0: all.
-        top_p: only the most likely tokens that make up this probability; 1: all.
-        steps: of masked generation, in how many steps an image is filled in.
+        temperature: of tokens, divides the logits; 0 takes the most likely token.
+        top_k: of tokens, only so many of the most likely ones; 0: all.
+        top_p: of tokens, only the most likely ones that make up this probability; 1: all.
+        steps: in how many an image is filled in (masked; None: 12) or freed of noise (diffusion; None: 50 of ddim, 20
+            of dpm++).
+        sampler: of diffusion, ddim (None too) or dpm++: DPM-Solver++(2M). Both are deterministic but for where they
+            start.
         choice_temperature: of masked generation, of the noise on the confidence by which tokens are kept; 0: none.
 
     Raises:
@@ -33,7 +39,8 @@ class SamplingOptions:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-    steps: int = 12
+    steps: int | None = None
+    sampler: str | None = None
     choice_temperature: float = 4.5
 
     def __post_init__(self) -> None:
@@ -43,19 +50,21 @@ class SamplingOptions:
             "temperature": (self.temperature == 0 or self.temperature >= 1e-6, "0 or at least 1e-06"),
             "top_k": (self.top_k >= 0, "at least 0"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "steps": (self.steps >= 1, "at least 1"),
+            "steps": (self.steps is None or self.steps >= 1, "at least 1"),
             "choice_temperature": (self.choice_temperature >= 0, "at least 0"),
         }
         for name, (holds, what) in ranges.items():
             if not holds:
                 raise UserError(f"{name} must be {what}, not {getattr(self, name):g}")
+        if self.sampler not in (None, *SAMPLERS):
+            raise UserError(f"there is no sampler '{self.sampler}': {', '.join(SAMPLERS)}")
         for name, idle in (("top_k", 0), ("top_p", 1.0)):
             if self.temperature == 0 and getattr(self, name) != idle:
                 raise UserError(f"{name} has no effect at temperature 0: the most likely token is taken")
 
 
 def guided(logits: Tensor, guidance: float) -> Tensor:
-    """The logits of B images, of those of the labels and then of no label, 2B×…×K; as they are without guidance."""
+    """The outputs of B images, of 2B×…: those of the labels and then of no label; as they are without guidance."""
     if guidance == 1:
         return logits
     with_label, without = logits.chunk(2)

@@ -125,6 +125,7 @@ _MEANINGS = {
     "inception_score": ("{:.2f}", "exp of the mean KL of an image's classes from those of all"),
     "loss": ("{:.4f} nats", "what a token costs, held-out images"),
     "bits_per_token": ("{:.4f} bits", "what a token costs given those before it, held-out images"),
+    "noise_error": ("{:.4f}", "mean squared error of the noise predicted in latents of unit variance, held-out images"),
     "bits_per_masked_token": ("{:.4f} bits", "what a masked token costs given the others, held-out images"),
     "usage": ("{:.2%}", "share of the codewords that occur"),
     "usage_ceiling": ("{:.2%}", "usage that a perfectly uniform tokenizer shows on so many tokens, 1 − e^(−T/K)"),

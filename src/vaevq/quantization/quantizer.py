@@ -4,8 +4,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
+from vaevq.quantization.codebook import nearest_tokens
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.resizing import Resizing
 
@@ -82,3 +84,13 @@ class Quantizer(nn.Module):
     @abstractmethod
     def lookup(self, tokens: Tensor) -> Tensor:
         """The latent of tokens, B×d×h×w: what `forward` gives in evaluation mode where `encode` gives these."""
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Tokens of latents as `lookup` gives them, B×d×h×w, where these need not be any token's: the nearest ones.
+
+        Where a position has several codes they are those of its own search, which for residual codes is greedy.
+        """
+        if self.codes_per_position > 1:
+            return self.encode(Posterior(latent))
+        all_tokens = torch.arange(self.codebook_size, device=latent.device).view(1, -1, 1)
+        return nearest_tokens(latent, self.lookup(all_tokens)[0, :, :, 0].T.to(latent.dtype))

@@ -6,7 +6,6 @@ at the end, eval.json.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaevq.config import GeneratorConfig, GeneratorRunConfig, TokensConfig
+from vaevq.config import GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.data.token_set import Integers, TokenBatch, TokenSet, read_token_set, token_batches
 from vaevq.distributed import all_reduce_sum
 from vaevq.errors import UserError
@@ -26,6 +25,7 @@ from vaevq.generation.generator import Generator
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.engine import Engine, engine
 from vaevq.training.generator_step import GeneratorTrainer
+from vaevq.training.latents import measured_latents
 from vaevq.training.loop import Loop, check_batch
 from vaevq.training.run_start import claim, open_tracker, resume
 from vaevq.training.tracking import Tracker
@@ -75,13 +75,14 @@ def run_tokens(config: GeneratorRunConfig) -> RunTokens:
     """
     if config.data.tokens is None:
         raise UserError("data.tokens: name the tokens to learn from with --tokens: what vaevq encode has written")
-    tokens = read_token_set(config.data.tokens)
+    wanted = config.data.latents if config.network.of_latents else "codewords"
+    tokens = read_token_set(config.data.tokens, latents=wanted)
     if config.network.conditional and tokens.labels is None:
         raise UserError(f"{tokens.source}: tokens without labels; network.conditional=false makes do without them")
     if config.data.held_out is None:
         train, held_out = tokens.split(config.data.held_out_share, config.seed)
         return RunTokens(tokens, train, tokens, held_out)
-    others = read_token_set(config.data.held_out)
+    others = read_token_set(config.data.held_out, latents="codewords" if tokens.latents is None else "continuous")
     tokens.check_like(others)
     if others.class_count > tokens.class_count or (others.labels is None) != (tokens.labels is None):
         raise UserError(f"{others.source}: its labels are not those of {tokens.source}")
@@ -89,10 +90,11 @@ def run_tokens(config: GeneratorRunConfig) -> RunTokens:
     return RunTokens(tokens, np.arange(len(tokens)), others, measured if len(measured) else np.arange(len(others)))
 
 
-def model_config(config: GeneratorRunConfig, tokens: TokenSet) -> GeneratorConfig:
-    """What a generator of these tokens is built from."""
+def model_config(config: GeneratorRunConfig, tokens: TokenSet, latents: LatentsConfig | None = None) -> GeneratorConfig:
+    """What a generator of these tokens is built from; of kind diffusion, of these latents."""
     return GeneratorConfig(
         network=config.network,
+        latents=latents,
         tokens=TokensConfig(
             codebook_size=tokens.codebook_size,
             grid=tokens.grid,
@@ -106,7 +108,7 @@ def model_config(config: GeneratorRunConfig, tokens: TokenSet) -> GeneratorConfi
 
 
 def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = False) -> GeneratorResult:
-    """Trains, or continues, and measures the code length of the held-out images.
+    """Trains, or continues, and measures the held-out images.
 
     Raises:
         UserError: bad tokens or options; a folder with a run of other options or tokens; a loss that is not finite.
@@ -118,11 +120,16 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
             raise UserError("train.parallel: fsdp has no effect on one process: start several with torchrun")
         with place.together():
             tokens = run_tokens(config)
-        model = model_config(config, tokens.train)
+            beside = tokens.train.tokenizer
+            tokenizer = None if beside is None else Tokenizer.from_pretrained(beside)
+            latents = (
+                measured_latents(tokens.train, tokens.train_items, tokenizer) if config.network.of_latents else None
+            )
+        model = model_config(config, tokens.train, latents)
         trainer = GeneratorTrainer(config, model, place)
         with place.together():
-            if tokens.train.tokenizer is not None:
-                trainer.averaged.take_tokenizer(Tokenizer.from_pretrained(tokens.train.tokenizer))
+            if tokenizer is not None:
+                trainer.averaged.take_tokenizer(tokenizer)
             resume(trainer, config, run_dir, data_file=TOKENS_FILE, data=_about(tokens))
         with place.together():
             if place.is_main:
@@ -130,7 +137,7 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(open_tracker(config, run_dir, trainer.images_seen, quiet, place))
-            if tokens.train.tokenizer is None:
+            if tokenizer is None:
                 tracker.message("there is no tokenizer beside the tokens: sampling images will need --tokenizer")
             loop = _Loop(config, run_dir, place, trainer, tokens, tracker)
             loop.run()
@@ -177,17 +184,17 @@ class _Loop(Loop[TokenBatch]):
         self.tracker.train(self.trainer.images_seen, {**self.loss_means(), "learning_rate": self.learning_rate})
 
     def evaluate(self) -> None:
-        """The code length of a few held-out images."""
+        """The figures of a few held-out images."""
         self.tracker.held_out(self.trainer.images_seen, self.measure(self.config.train.evaluate_images))
 
     @torch.no_grad()
     def measure(self, most: int) -> dict[str, float]:
-        """The code length of at most `most` held-out images, evenly spaced, by the averaged weights: nats and bits."""
+        """The figures of at most `most` held-out images, evenly spaced, by the averaged weights."""
         items = self.tokens.held_out_items
         count = min(most, len(items))
         chosen = items[np.arange(count) * len(items) // count]
         network, share = self.trainer.averaged.network, self.train.batch_size // self.train.accumulation
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros((), dtype=torch.float64)
         starts = range(0, count, share)
         rounds = -(-len(starts) // self.place.world_size)
         # Each process has as many batches as the others, the last ones for nothing: sharded ones wait for each other.
@@ -196,12 +203,10 @@ class _Loop(Loop[TokenBatch]):
             places = np.arange(first, min(count, first + share))
             batch = self.tokens.held_out.batch(chosen[places], places)
             with self.place.autocast():
-                length = network.code_length(*self.trainer.prepared(batch))
-            if number < len(starts):
-                sums += torch.tensor([float(length.nats), length.tokens], dtype=torch.float64)
+                of_batch = network.held_out(*self.trainer.prepared(batch))
+            sums = sums + of_batch * (number < len(starts))
         total = all_reduce_sum(sums.to(self.place.device)) if self.place.world_size > 1 else sums
-        loss = float(total[0] / total[1])
-        return {"loss": loss, network.measures: loss / math.log(2)}
+        return dict(network.figures(total))
 
     @property
     def model(self) -> Generator:

@@ -40,13 +40,14 @@ class GeneratorTrainer:
         torch.manual_seed(stream_seed("networks", config.seed))
         generator = Generator(model).to(engine.device, engine.dtype)
         self.network: GeneratorNetwork = generator.network
-        self.network.transformer.gradient_checkpointing = config.train.gradient_checkpointing
+        if config.train.gradient_checkpointing:
+            self.network.checkpoint_gradients()
         self.average = WeightAverage(generator, config.train.ema_decay)
         self._generator = generator
         self.sharded = config.train.parallel == "fsdp"
         if self.sharded:
             for network in (self.network, self.averaged.network):
-                shard(network, network.transformer.blocks, ["code_length"], engine)
+                shard(network, network.blocks, ["held_out"], engine)
         self.optimizer = _adamw(self.network, config.train)
         self._wrapped = self.network if self.sharded else engine.wrap(self.network)
         self.images_seen = 0
@@ -72,7 +73,8 @@ class GeneratorTrainer:
         """One optimizer step on this process's share of a batch, given as micro-batches.
 
         Returns:
-            `tokens`: the loss, nats a token, mean over the micro-batches; of this process.
+            The loss under the name of what it is of (`tokens`: nats a token; `latents`: a squared error), mean over the
+            micro-batches; of this process.
 
         Raises:
             UserError: the loss or the gradient is not finite; no weight was changed by it.
@@ -93,13 +95,17 @@ class GeneratorTrainer:
         self._apply(torch.stack(losses))
         self.average.update(self._generator)
         self.images_seen += train.batch_size
-        return {"tokens": float(torch.stack(losses).mean())}
+        return {self.network.content: float(torch.stack(losses).mean())}
 
     def prepared(self, batch: TokenBatch) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Tokens B×L and labels on the device, and positions."""
+        """What the network learns from (`Generator.content`) and labels on the device, and positions."""
         device = self.engine.device
-        labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
-        return batch.tokens.flatten(1).to(device, non_blocking=True), labels, batch.positions
+        tokens, latents, labels = (
+            None if part is None else part.to(device, non_blocking=True)
+            for part in (batch.tokens, batch.latents, batch.labels)
+        )
+        assert tokens is not None
+        return self.averaged.content(tokens, latents), labels, batch.positions
 
     def _apply(self, losses: Tensor) -> None:
         """Clips and steps, unless the loss or the gradient is not finite."""

@@ -77,7 +77,9 @@ class GaussianQuantizer(Quantizer):
         self.seen.zero_()
 
     def encode(self, posterior: Posterior) -> Tensor:
-        """The tokens that the posteriors favour, int64 B×h×w."""
+        """The tokens that the posteriors favour, int64 B×h×w; of point masses the nearest ones."""
+        if posterior.logvar is None:
+            return self.nearest(posterior.mean)
         precision = as_rows(posterior.std).pow(-2)
         # −½ Σ (e − μ)² / σ² + ½ β Σ e² is, but for what is the same for all e, a product with (e², e).
         queries = torch.cat([0.5 * (self.config.prior_weight - precision), as_rows(posterior.mean) * precision], dim=1)

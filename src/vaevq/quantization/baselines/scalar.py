@@ -64,6 +64,10 @@ class ScalarQuantizer(Quantizer):
         digits = tokens[:, None] // self.place % self.levels
         return (digits.to(self.centre.dtype) - self.centre) / self.half_width
 
+    def nearest(self, latent: Tensor) -> Tensor:
+        """The nearest tokens to latents as `lookup` gives them, int64 B×h×w, without a table of all codewords."""
+        return self._tokens(latent)
+
     def _tokens(self, relaxed: Tensor) -> Tensor:
         """The nearest digit of each dimension, as one number."""
         digits = (relaxed.detach() * self.half_width + self.centre).round().long()
