@@ -80,8 +80,8 @@ def measure(settings: Settings) -> list[Row]:
         bare.passes(torch.zeros(OPTIONS.batch_size, 3, SIDE, SIDE))  # not counted
         bare.lpips = bare.seconds = 0.0
         with (
-            mock.patch("vaevq.metrics.evaluation.load_lpips", lambda *_: distance),
-            mock.patch("vaevq.metrics.evaluation.load_feature_network", lambda *_: network),
+            mock.patch("vaevq.metrics.evaluation.load_lpips", return_value=distance),
+            mock.patch("vaevq.metrics.evaluation.load_feature_network", return_value=network),
             mock.patch("vaevq.metrics.set_distances.frechet_distance", bare.root),
         ):
             started = bare.clock()

@@ -1,4 +1,4 @@
-"""Training batches at 256×256 from JPEG files, in a folder and in a shard, against Pillow with the same resize and crop.
+"""Training batches at 256×256 from JPEG files, in a folder and in a shard, against Pillow resizing and cropping alike.
 
 Everything runs in this process, on the same cores. Nothing is kept in memory between epochs.
 """

@@ -3,10 +3,9 @@
 Both start from the same weights, see the same images and noise, and must have the same losses step by step.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import Any
 from unittest import mock
 
@@ -62,13 +61,20 @@ def trainer_of(config: RunConfig) -> TokenizerTrainer:
 
 def lpips(name: BackboneName, weights: str | None = None) -> Lpips:
     """LPIPS with the published weights, or with random ones."""
-    with contextlib.suppress(UserError):
+    try:
         return lpips_network(name, weights)
-    with TemporaryDirectory() as folder, mock.patch("vaevq.nn.lpips.read_array_pickle", return_value={}):
-        path = Path(folder) / "none"
-        path.write_bytes(b"")
-        with mock.patch("vaevq.nn.lpips.load_strictly", _randomly):
-            return Lpips(name, path)
+    except UserError:
+        return random_lpips(name)
+
+
+def random_lpips(name: BackboneName, weights: str | None = None) -> Lpips:
+    """LPIPS of the same shape whose weights mean nothing; `weights` is not read."""
+    with (
+        NamedTemporaryFile() as file,
+        mock.patch("vaevq.nn.lpips.read_array_pickle", return_value={}),
+        mock.patch("vaevq.nn.lpips.load_strictly", _randomly),
+    ):
+        return Lpips(name, Path(file.name))
 
 
 def _randomly(module: nn.Module, *_: object) -> None:
