@@ -28,7 +28,7 @@ from vaevq.quantization import (
     WassersteinQuantizer,
 )
 from vaevq.quantization import SimVQ as OurSimVQ
-from vaevq.quantization.codebook import nearest
+from vaevq.quantization.codebook import CODEWORD_TILE, GROUP, nearest
 from vaevq.seeding import generator
 
 
@@ -47,6 +47,15 @@ def test_nearest_equals_the_full_distance_matrix(n: int, k: int, d: int, seed: i
 def test_nearest_takes_the_lowest_index_of_equal_codewords_across_tiles() -> None:
     codewords = randn(1, 4).repeat(5000, 1)
     assert torch.equal(nearest(randn(600, 4, name="z"), codewords), torch.zeros(600, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("size", [GROUP, 3 * GROUP, CODEWORD_TILE + 2 * GROUP, 3 * GROUP + 1])
+def test_nearest_takes_the_lowest_index_within_and_across_groups_of_scores(size: int) -> None:
+    random = torch.Generator().manual_seed(size)
+    latents, codewords = (torch.randint(-2, 3, (n, 3), generator=random).float() for n in (300, size))
+    distances = (latents[:, None] - codewords).square().sum(dim=2)  # whole numbers: ties are exact, and most are ties
+    first = (distances == distances.amin(dim=1, keepdim=True)).int().argmax(dim=1)
+    assert torch.equal(nearest(latents, codewords), first)
 
 
 def test_nearest_works_in_float32_under_autocast() -> None:

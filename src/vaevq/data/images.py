@@ -106,9 +106,10 @@ def resize(array: Pixels, height: int, width: int) -> Pixels:
     """
     if array.shape[:2] == (height, width):
         return array
-    channels = array.shape[2]
-    parts = [array] if channels in (1, 3) else np.split(array, channels, axis=2)
-    size = (width, height)
+    channels, size = array.shape[2], (width, height)
+    if channels in (1, 3):
+        return _to_array(_to_pillow(array).resize(size, Image.Resampling.BICUBIC))
+    parts = np.split(array, channels, axis=2)
     return np.concatenate([_to_array(_to_pillow(p).resize(size, Image.Resampling.BICUBIC)) for p in parts], axis=2)
 
 
@@ -153,7 +154,7 @@ def _decode(image: Image.Image, channels: int) -> Pixels:
             image = Image.alpha_composite(white, image).convert("RGB")
     elif image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
-    return _to_array(image.convert(MODES[channels]))
+    return _to_array(image if image.mode == MODES[channels] else image.convert(MODES[channels]))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 LATENT_TILE = 512
 CODEWORD_TILE = 2048
+GROUP = 128
+"""Scores whose minimum is taken before the place of any is looked for; it divides CODEWORD_TILE."""
 
 
 def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
     """k* = argmin_k ‖z − e_k‖², exact, the lowest index where several are equally near.
 
-    Works in tiles, so that memory does not grow as N × K, and in at least float32 whatever the autocast.
+    Works in tiles, so that besides the result memory grows by one number a codeword alone, and in at least float32
+    whatever the autocast: latents of 16 bits are not searched in 16 bits.
 
     Args:
         latents: N×d.
@@ -27,22 +30,32 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
     """
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         dtype = torch.promote_types(latents.dtype, torch.float32)
-        latents, codewords = latents.to(dtype), codewords.to(dtype)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
-        half_norms = 0.5 * codewords.square().sum(dim=1)
+        half_norms = torch.cat([0.5 * e.to(dtype).square().sum(dim=1) for e in codewords.split(CODEWORD_TILE)])
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
         for start in range(0, len(latents), LATENT_TILE):
-            rows = latents[start : start + LATENT_TILE]
+            rows = latents[start : start + LATENT_TILE].to(dtype)
             best = torch.full((len(rows),), torch.inf, dtype=dtype, device=rows.device)
             index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
             for first in range(0, len(codewords), CODEWORD_TILE):
                 columns = slice(first, first + CODEWORD_TILE)
-                score, k = torch.addmm(half_norms[columns], rows, codewords[columns].T, alpha=-1).min(dim=1)
+                score, k = _least(torch.addmm(half_norms[columns], rows, codewords[columns].to(dtype).T, alpha=-1))
                 closer = score < best  # strict: an earlier tile keeps a tie
                 best = torch.where(closer, score, best)
                 index = torch.where(closer, k + first, index)
             tokens[start : start + LATENT_TILE] = index
     return tokens
+
+
+def _least(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The least score of each row and its lowest place, as `scores.min(dim=1)`, which is twice as slow on a CPU:
+    minima without places are vectorized, so they are taken first, and one group a row is searched."""
+    if scores.shape[1] % GROUP:
+        return scores.min(dim=1)  # type: ignore[return-value]
+    groups = scores.view(len(scores), -1, GROUP)
+    least, group = groups.amin(dim=2).min(dim=1)
+    chosen = groups[torch.arange(len(groups), device=scores.device), group]
+    return least, group * GROUP + chosen.argmin(dim=1)
 
 
 def nearest_tokens(latents: Tensor, codewords: Tensor) -> Tensor:

@@ -1,0 +1,164 @@
+"""A training step against a plain statement of the released one, at the paper's network and at the small one.
+
+Both start from the same weights, see the same images and noise, and must have the same losses step by step.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measuring import Row, Settings, medians, peak_mib
+from benchmarks.plain_released import PlainStep
+from vaevq.config import RunConfig, merged, recipe_tree
+from vaevq.data.loader import ImageBatch
+from vaevq.errors import UserError
+from vaevq.metrics.networks import lpips_network
+from vaevq.nn.backbones import BackboneName
+from vaevq.nn.lpips import Lpips
+from vaevq.training.engine import Engine
+from vaevq.training.tokenizer_step import TokenizerTrainer
+
+TOLERANCE = 2e-3
+"""Of losses, relative: some steps of Adam on, sums in another order have grown to this."""
+
+SMALL: Mapping[str, Any] = {
+    "model": {
+        "autoencoder": {"patch_size": 4, "base_width": 32, "multipliers": [1, 2], "blocks": 1, "normalization": "none"},
+        "quantizer": {"kind": "vaevq", "code_dim": 8, "codebook_size": 1024},
+    },
+    "loss": {"perceptual_weight": 1.0, "perceptual_network": "alexnet", "adversarial_weight": 0.1},
+    "data": {"image_size": 64, "resize": None},
+    "train": {"batch_size": 16, "clip_norm": None, "learning_rate": 1e-4, "betas": [0.5, 0.9]},
+}
+
+
+def configuration(network: str, side: int, batch: int, *, checkpointing: bool = False) -> RunConfig:
+    """The released variant of a step: `network` is `paper` or `small`, with images of `side` pixels."""
+    tree = recipe_tree("released") if network == "paper" else {"variant": "released", **SMALL}
+    changes = {
+        "data": {"image_size": side, "resize": None, "workers": 0},
+        "train": {
+            "batch_size": batch,
+            "device": "cpu",
+            "precision": "float32",
+            "gradient_checkpointing": checkpointing,
+        },
+    }
+    return RunConfig.model_validate(merged(tree, changes))
+
+
+def trainer_of(config: RunConfig) -> TokenizerTrainer:
+    """A trainer on the CPU; LPIPS has random weights where the published ones cannot be had, which cost as much."""
+    with mock.patch("vaevq.training.tokenizer_step.lpips_network", lpips):
+        return TokenizerTrainer(config, Engine(torch.device("cpu"), torch.float32, None, 0, 1))
+
+
+def lpips(name: BackboneName, weights: str | None = None) -> Lpips:
+    """LPIPS with the published weights, or with random ones."""
+    try:
+        return lpips_network(name, weights)
+    except UserError:
+        return random_lpips(name)
+
+
+def random_lpips(name: BackboneName, weights: str | None = None) -> Lpips:
+    """LPIPS of the same shape whose weights mean nothing; `weights` is not read."""
+    with (
+        NamedTemporaryFile() as file,
+        mock.patch("vaevq.nn.lpips.read_array_pickle", return_value={}),
+        mock.patch("vaevq.nn.lpips.load_strictly", _randomly),
+    ):
+        return Lpips(name, Path(file.name))
+
+
+def _randomly(module: nn.Module, *_: object) -> None:
+    for name, parameter in module.named_parameters():
+        if name.startswith("heads"):
+            nn.init.constant_(parameter, 1 / parameter.numel())
+
+
+def batch_of(config: RunConfig) -> ImageBatch:
+    """Smooth random images."""
+    random = np.random.default_rng(0)
+    side = config.data.image_size
+    coarse = torch.from_numpy(random.uniform(-1, 1, (config.train.batch_size, 3, side // 8, side // 8))).float()
+    images = nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(-1, 1)
+    return ImageBatch(images, torch.arange(len(images)), None, ("",) * len(images), ())
+
+
+def our_step(network: str, side: int, batch: int, checkpointing: bool = False) -> Callable[[], dict[str, float]]:
+    """A step of this project."""
+    config = configuration(network, side, batch, checkpointing=checkpointing)
+    trainer, images = trainer_of(config), batch_of(config)
+    return lambda: dict(trainer.step([images]))
+
+
+def plain_step(network: str, side: int, batch: int) -> Callable[[], dict[str, float]]:
+    """A step of the plain statement from the same weights."""
+    config = configuration(network, side, batch)
+    trainer = trainer_of(config)
+    plain = PlainStep(trainer)
+    prepared: tuple[Tensor, Tensor | None] = trainer._prepare(batch_of(config))
+    images, noise = prepared
+    assert noise is not None
+    return lambda: plain.step(images, noise)
+
+
+def compare_losses(ours: Mapping[str, float], plain: Mapping[str, float]) -> None:
+    """RuntimeError where two steps do not have the same losses."""
+    for name, value in plain.items():
+        if abs(ours[name] - value) > TOLERANCE * max(abs(value), 1e-3):
+            raise RuntimeError(f"the two steps are not the same: {name} is {ours[name]:.6g} and {value:.6g}")
+
+
+def measure(settings: Settings) -> list[Row]:
+    """Images a second and memory at both networks, and what checkpointing costs at the paper's."""
+    rows = []
+    shapes = {"small": (64, 16, 9), "paper": (64, 1 if settings.quick else 2, 3)}
+    for network, (side, batch, turns) in shapes.items():
+        works = {
+            "plain": plain_step(network, side, batch),
+            "ours": our_step(network, side, batch),
+            "checkpointing": our_step(network, side, batch, True),
+        }
+        for _ in range(2):
+            losses = {name: work() for name, work in works.items()}
+            for name in ("ours", "checkpointing"):
+                compare_losses(losses[name], losses["plain"])
+        taken = medians(works, settings.turns(turns), settings.clock)
+        work = f"training step, {network} network, {batch} images of {side}×{side}"
+        rows.append(Row(f"{work}: images/s", "plain released step", taken["plain"] / taken["ours"], "≥ 1.3", taken))
+        del works
+        if settings.quick:
+            continue
+        shape = (network, 128, 1) if network == "paper" else (network, side, batch)
+        mib = {
+            "plain": peak_mib(twice_plain, *shape, whole=True),
+            "ours": peak_mib(twice_ours, *shape, whole=True),
+            "checkpointing": peak_mib(twice_ours, *shape, True, whole=True),
+        }
+        of = f"training step, {network} network, {shape[2]} × {shape[1]}×{shape[1]}: peak memory"
+        rows.append(Row(of, "plain released step", mib["ours"] / mib["plain"], "≤ 1", mib))
+        if network == "paper":
+            slower = taken["checkpointing"] / taken["ours"]
+            rows.append(Row(f"{of} with checkpointing", "without", mib["checkpointing"] / mib["ours"], "≤ 0.7", mib))
+            rows.append(Row(f"{work}: time with checkpointing", "without", slower, "≤ 1.35", taken))
+    return rows
+
+
+def twice_ours(network: str, side: int, batch: int, checkpointing: bool = False) -> Callable[[], object]:
+    """For `peak_mib`: two steps, so that the optimizers have their moments."""
+    step = our_step(network, side, batch, checkpointing)
+    return lambda: [step() for _ in range(2)]
+
+
+def twice_plain(network: str, side: int, batch: int) -> Callable[[], object]:
+    """For `peak_mib`: two steps of the plain statement."""
+    step = plain_step(network, side, batch)
+    return lambda: [step() for _ in range(2)]
