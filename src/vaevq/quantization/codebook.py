@@ -1,5 +1,8 @@
 """Section "VLQ", eq. 2: the codewords e_k, the nearest one of each latent, and back from indices to codewords."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +14,23 @@ if TYPE_CHECKING:
 
 LATENT_TILE = 512
 CODEWORD_TILE = 2048
+
+_IN_TILES = ContextVar("in_tiles", default=True)
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """Within it `nearest` and the search for the largest product hold N×K scores: graphs of any size have no tiles."""
+    before = _IN_TILES.set(False)
+    try:
+        yield
+    finally:
+        _IN_TILES.reset(before)
+
+
+def works_in_tiles() -> bool:
+    """Whether searches go tile by tile: everywhere but within `in_one_piece`."""
+    return _IN_TILES.get()
 
 
 def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
@@ -30,6 +50,8 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
         latents, codewords = latents.to(dtype), codewords.to(dtype)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
         half_norms = 0.5 * codewords.square().sum(dim=1)
+        if not works_in_tiles():
+            return torch.addmm(half_norms, latents, codewords.T, alpha=-1).argmin(dim=1)
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
         for start in range(0, len(latents), LATENT_TILE):
             rows = latents[start : start + LATENT_TILE]
