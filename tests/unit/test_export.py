@@ -117,7 +117,11 @@ def test_the_example_has_at_most_twenty_lines_of_code() -> None:
     assert len([line for line in text.splitlines() if line]) <= 20
 
 
-class AllQuantizers(nn.Module):
+GRAPHS = ["vaevq", "ibq", "softvq", "gaussian", "fsq", "bsq", "residual", "movq"]
+"""One of each way to choose and to look up: the others are the first, with codewords stored as they are, or `bsq`'s."""
+
+
+class SeveralQuantizers(nn.Module):
     """Latents to the tokens and codewords of each of several quantizers: one graph for all of them."""
 
     def __init__(self, tokenizers: list[Tokenizer]) -> None:
@@ -133,8 +137,17 @@ class AllQuantizers(nn.Module):
         return found
 
 
-def test_every_quantizer_chooses_and_looks_up_the_same_in_onnx(tmp_path: Path) -> None:
-    every = AllQuantizers([model(quantizer) for quantizer in QUANTIZERS]).eval()
+@KINDS
+def test_with_plain_codebooks_a_quantizer_chooses_and_looks_up_the_same(quantizer: AnyQuantizerConfig) -> None:
+    made, posterior = model(quantizer).quantizer, posterior_of(quantizer)
+    plain, tokens = with_plain_codebooks(made), made.encode(posterior)
+    assert torch.equal(plain.encode(posterior), tokens)
+    assert torch.equal(plain.lookup(tokens), made.lookup(tokens))
+    assert type(plain) is type(made)
+
+
+def test_every_way_to_choose_and_look_up_is_the_same_in_onnx(tmp_path: Path) -> None:
+    every = SeveralQuantizers([model(QUANTIZERS[NAMES.index(name)]) for name in GRAPHS]).eval()
     with in_one_piece(), torch.no_grad():
         sizes = {"latents": dict.fromkeys((0, 2, 3), Dim.DYNAMIC)}
         program = torch.export.export(every, (torch.zeros(2, 5, 4, 3),), dynamic_shapes=sizes, strict=False)
@@ -147,7 +160,7 @@ def test_every_quantizer_chooses_and_looks_up_the_same_in_onnx(tmp_path: Path) -
     with torch.no_grad():
         expected = every(latents)
     for name, quantizer, tokens, codewords, theirs, looked_up in zip(
-        NAMES, every.quantizers, expected[::2], expected[1::2], results[::2], results[1::2], strict=True
+        GRAPHS, every.quantizers, expected[::2], expected[1::2], results[::2], results[1::2], strict=True
     ):
         mean = latents[:, : quantizer.code_dim]
         differ = (tokens != theirs) & ~ties(quantizer, Posterior(mean, mean * 0.5), tokens, theirs)

@@ -102,9 +102,8 @@ def read_published(file: Path) -> Published:
         other = "; a Gumbel quantizer's" if "quantize.embed.weight" in state else ""
         _refuse(file, f"'{_EMBEDDING}' is missing{other}: only a codebook that is searched for the nearest is read")
     config = _config(file, state, layout)
-    with torch.device("meta"):
-        tokenizer = Tokenizer(config)
-    tokenizer.load_state_dict(_translated(file, state, tokenizer, layout), assign=True)
+    tokenizer = Tokenizer(config)
+    tokenizer.load_state_dict(_translated(file, state, tokenizer, layout))
     return Published(layout.name, tokenizer.eval())
 
 
