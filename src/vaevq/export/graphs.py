@@ -1,12 +1,14 @@
 """The two graphs of a tokenizer as torch.export traces them, for any batch and any height and width."""
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
+from torch.fx.experimental import _config
 
 from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook, in_one_piece
@@ -81,7 +83,7 @@ def trace(tokenizer: Tokenizer) -> Graphs:
     images = torch.zeros(2, channels, 3 * f + 1, 2 * f + 1)  # no two sizes are equal, so none is taken for the other
     tokens = tokenizer.encode(images)
     encoder, decoder = EncoderGraph(tokenizer).eval(), DecoderGraph(tokenizer).eval()
-    with in_one_piece():
+    with in_one_piece(), _taking_no_size_for_all():
         graphs = Graphs(
             encoder=export(encoder, (images,), dynamic_shapes={IMAGES: _any_size(0, 2, 3)}, strict=False),
             decoder=export(decoder, (tokens,), dynamic_shapes={TOKENS: _any_size(0, 1, 2)}, strict=False),
@@ -90,6 +92,12 @@ def trace(tokenizer: Tokenizer) -> Graphs:
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # half of the file, and it names folders of this machine
     return graphs
+
+
+def _taking_no_size_for_all() -> AbstractContextManager[object]:
+    """Without it the sizes of the example say that a batch is never 1. Absent before torch 2.7, where that stands."""
+    name = "backed_size_oblivious"
+    return _config.patch(**{name: True}) if hasattr(_config, name) else nullcontext()
 
 
 def _any_size(*axes: int) -> dict[int, Any]:
