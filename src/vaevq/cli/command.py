@@ -13,6 +13,8 @@ from vaevq import __version__
 from vaevq.arguments import chosen_verbs, words_first
 from vaevq.cli.codec import decode, encode
 from vaevq.cli.compare import compare
+from vaevq.cli.completion import completion
+from vaevq.cli.doctor import doctor
 from vaevq.cli.evaluate import evaluate
 from vaevq.cli.export import export
 from vaevq.cli.generate import GENERATE_VERBS
@@ -46,6 +48,8 @@ VERBS: dict[str, Callable[..., Any]] = {
     "generate": generate,
     "export": export,
     "import": import_weights,
+    "doctor": doctor,
+    "completion": completion,
 }
 
 

@@ -96,8 +96,9 @@ def trace(tokenizer: Tokenizer) -> Graphs:
 
 def _taking_no_size_for_all() -> AbstractContextManager[object]:
     """Without it the sizes of the example say that a batch is never 1. Absent before torch 2.7, where that stands."""
-    name = "backed_size_oblivious"
-    return _config.patch(**{name: True}) if hasattr(_config, name) else nullcontext()
+    options: Any = _config
+    known = hasattr(options, "backed_size_oblivious")
+    return options.patch(backed_size_oblivious=True) if known else nullcontext()
 
 
 def _any_size(*axes: int) -> dict[int, Any]:
