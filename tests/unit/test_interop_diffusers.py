@@ -1,5 +1,6 @@
 """A tokenizer in diffusers' pipelines, in the place of its VQModel."""
 
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
