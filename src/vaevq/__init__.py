@@ -10,10 +10,11 @@ from vaevq.errors import UserError
 
 if TYPE_CHECKING:
     from vaevq.generation.generator import Generator
+    from vaevq.interop.diffusers import DiffusersTokenizer
     from vaevq.tokenizer import Tokenizer
 
 __version__ = version("vaevq")
-__all__ = ["Generator", "Tokenizer", "UserError", "__version__"]
+__all__ = ["DiffusersTokenizer", "Generator", "Tokenizer", "UserError", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,4 +26,8 @@ def __getattr__(name: str) -> Any:
         from vaevq.generation.generator import Generator
 
         return Generator
+    if name == "DiffusersTokenizer":  # diffusers looks here for the class of a saved pipeline's part
+        from vaevq.interop.diffusers import DiffusersTokenizer
+
+        return DiffusersTokenizer
     raise AttributeError(f"module 'vaevq' has no attribute '{name}'")

@@ -8,12 +8,13 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vaevq.card import tokenizer_card
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
 from vaevq.files import write_text, written_aside
@@ -60,6 +61,7 @@ class Tokenizer(
         config: what it takes to build it again.
         downsample_factor: f; a token stands for f×f pixels. Images of other sizes are padded, and cropped on decode.
         lineage: the saved models that this one was trained on from; no part of the digest.
+        origin: the folder that it was loaded from, if it was; what lies beside it there goes into the model card.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -73,6 +75,7 @@ class Tokenizer(
         self.head = PosteriorHead(self.encoder.out_channels, code_dim, config.quantizer.initial_logvar)
         self.quantizer = build_quantizer(config.quantizer)
         self.lineage = Lineage()
+        self.origin: Path | None = None
 
     def forward(self, images: Tensor, noise: Tensor | None = None, *, continuous: bool = False) -> TokenizerOutput:
         """Reconstructs images through the quantizer, in training also through the continuous path.
@@ -202,6 +205,11 @@ class Tokenizer(
             digest.update(array.tobytes())
         return digest.hexdigest()[:16]
 
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The README.md that `save_pretrained` and `push_to_hub` write: `vaevq.card`."""
+        front_matter = self._hub_mixin_info.model_card_data.to_yaml()
+        return ModelCard(tokenizer_card(front_matter, self.config, self.digest, self.origin))
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors, config.json and, where it has ancestors, lineage.json, each whole or not at all."""
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
@@ -233,6 +241,7 @@ class Tokenizer(
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
         tokenizer.lineage = Lineage.read(folder, config.quantizer.codebook_size)
+        tokenizer.origin = folder
         return tokenizer.eval()
 
 

@@ -28,6 +28,7 @@ def encode(
     batch_size: int = 8,
     device: str = "auto",
     force: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Turn images into a token file, or a whole data set into shards of tokens.
 
@@ -51,6 +52,7 @@ def encode(
         batch_size: images at a time, where they are of one size.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite the token file; make all shards anew.
+        quiet: no progress display.
     """
     from vaevq.codec import encode_images
     from vaevq.data.index import find_all
@@ -63,7 +65,7 @@ def encode(
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
     views = Views(resize, crop, crops, flips)
     if shard_size is not None:
-        _encode_shards(paths, model, output, views, shard_size, latents, config, device, force)
+        _encode_shards(paths, model, output, views, shard_size, latents, config, device, force, quiet)
         return
     require_place(output, force=force)
     place = choose_device(device)
@@ -71,7 +73,7 @@ def encode(
     if views.count > 1:
         images = index_of_views(images, views)
         config = config.model_copy(update={"resize": None, "crop": None})
-    with progress("encoding", len(images)) as reached:
+    with progress("encoding", len(images), quiet=quiet) as reached:
         encoded = encode_images(load(model).to(place), images, config, place, reached, latents=latents)
     write_token_file(output, encoded.file, force=force)
     for line in encoded.unreadable:
@@ -90,6 +92,7 @@ def _encode_shards(
     config: EvalConfig,
     device: str,
     force: bool,
+    quiet: bool,
 ) -> None:
     """A data set to a folder of shards, on one process or several."""
     from vaevq.codec import encode_shards
@@ -107,7 +110,7 @@ def _encode_shards(
                 tokenizer.save_pretrained(output / TOKENIZER_FOLDER)
         with place.together():
             missing = sum(len(plan.part(number)) for number in missing_shards(output, plan)) * views.count
-        with progress("encoding", missing, quiet=not place.is_main) as reached:
+        with progress("encoding", missing, quiet=quiet or not place.is_main) as reached:
             done = encode_shards(
                 tokenizer, images, output, plan, place.device, batch_size=config.batch_size, progress=reached
             )
@@ -127,6 +130,7 @@ def decode(
     remap: bool = False,
     device: str = "auto",
     force: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Turn a token file back into images, one PNG each, of their original size.
 
@@ -141,6 +145,7 @@ def decode(
         remap: also take tokens of a model that this one was trained on from, under their present indices.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite pictures that are there.
+        quiet: no progress display.
     """
     from vaevq.codec import decode_tokens, fitting
     from vaevq.data.tokens import read_token_file
@@ -155,6 +160,6 @@ def decode(
             f"(K = {fits.codebook_size}): weights have changed since, so the pictures are approximations"
         )
     place = choose_device(device)
-    with progress("decoding", len(file.names)) as reached:
+    with progress("decoding", len(file.names), quiet=quiet) as reached:
         paths = decode_tokens(tokenizer.to(place), fits, output, place, force=force, progress=reached)
     say(f"{len(paths)} images: {output}")

@@ -13,8 +13,12 @@ from vaevq import __version__
 from vaevq.arguments import chosen_verbs, words_first
 from vaevq.cli.codec import decode, encode
 from vaevq.cli.compare import compare
+from vaevq.cli.completion import completion
+from vaevq.cli.doctor import doctor
 from vaevq.cli.evaluate import evaluate
+from vaevq.cli.export import export
 from vaevq.cli.generate import GENERATE_VERBS
+from vaevq.cli.import_weights import import_weights
 from vaevq.cli.inspect import inspect, report
 from vaevq.cli.train import train
 from vaevq.console import escape_what_cannot_be_written, say, warn
@@ -42,6 +46,10 @@ VERBS: dict[str, Callable[..., Any]] = {
     "report": report,
     "compare": compare,
     "generate": generate,
+    "export": export,
+    "import": import_weights,
+    "doctor": doctor,
+    "completion": completion,
 }
 
 

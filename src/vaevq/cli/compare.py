@@ -25,6 +25,7 @@ def compare(
     keep_runs: bool = False,
     any_code: bool = False,
     as_json: Json = False,
+    quiet: bool = False,
 ) -> None:
     """Train several quantizers under one budget and say what can be said: a table, plots, pictures.
 
@@ -47,6 +48,7 @@ def compare(
         keep_runs: delete nothing of the runs; otherwise the models of one seed are kept.
         any_code: take cells that another version of the numeric code has made; the table says so.
         as_json: print JSON instead of tables.
+        quiet: no progress display.
     """
     from vaevq.comparison import Sweep, default_folder, read_plan
     from vaevq.comparison.text import difference_header, difference_rows, group_title, notes, table_header, table_rows
@@ -55,7 +57,7 @@ def compare(
     chosen = plan.chosen(rows)
     sweep = Sweep(plan, out or default_folder(file), any_code=any_code, need_data=not table_only)
     if not table_only:
-        sweep.run(chosen, warn, processes=processes, keep_runs=keep_runs, quiet=as_json)
+        sweep.run(chosen, warn, processes=processes, keep_runs=keep_runs, quiet=quiet or as_json)
     table = sweep.write(shlex.join(["vaevq", *sys.argv[1:]]))
     if as_json:
         say(json.dumps(table.to_json(), indent=2))

@@ -23,6 +23,7 @@ def evaluate(
     device: str = "auto",
     as_json: Json = False,
     force: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Measure a tokenizer on held-out images: PSNR, SSIM, LPIPS, Fréchet distance, KID, usage, perplexity.
 
@@ -40,6 +41,7 @@ def evaluate(
         device: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of tables.
         force: overwrite the output file.
+        quiet: no progress display.
     """
     from vaevq.data.held_out import run_images
     from vaevq.data.index import find_images
@@ -59,7 +61,7 @@ def evaluate(
         images = find_images(data) if data else run_images(run.data, run.seed).held_out if run else None
         assert images is not None
         against = find_images(reference) if reference else None
-        with progress("measuring", len(images), quiet=as_json or not place.is_main) as reached:
+        with progress("measuring", len(images), quiet=quiet or as_json or not place.is_main) as reached:
             result = measure(tokenizer, images, config, device=place.device, reference=against, progress=reached)
         if not place.is_main:
             return

@@ -99,6 +99,7 @@ def sample(
     compile_step: Annotated[bool, tyro.conf.arg(name="compile")] = False,
     device: str = "auto",
     force: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Sample images: a PNG each, a grid, and samples.npz for the evaluators in use.
 
@@ -128,6 +129,7 @@ def sample(
         compile_step: compile a step with torch first; of kind ar.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite samples that are there.
+        quiet: no progress display.
     """
     from vaevq.generation.generator import Generator
     from vaevq.generation.sampling import SamplingOptions
@@ -162,7 +164,7 @@ def sample(
         "options": asdict(options),
         "complete": None if complete is None else str(complete),
     }
-    with progress("sampling", count) as reached:
+    with progress("sampling", count, quiet=quiet) as reached:
         write_samples(generator, samples, count, output, about, force=force, progress=reached)
     say(f"{count} images: {output / 'images'}")
     say(f"next          vaevq generate eval {output / 'images'} --reference REAL_IMAGES")
@@ -177,6 +179,7 @@ def evaluate(
     device: str = "auto",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     force: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Measure generated images against real ones: Fréchet distance, KID, precision and recall.
 
@@ -192,6 +195,7 @@ def evaluate(
         device: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of tables.
         force: overwrite the output file.
+        quiet: no progress display.
     """
     from vaevq.data.index import find_images
     from vaevq.files import make_folder, require_place, write_text
@@ -207,7 +211,7 @@ def evaluate(
         raise UserError(f"name one folder of generated images, not {', '.join(locations) or 'none'}")
     place = choose_device(device)
     generated, real = find_images(locations[0]), find_images(reference)
-    with progress("measuring", len(generated) + len(real), quiet=as_json) as reached:
+    with progress("measuring", len(generated) + len(real), quiet=quiet or as_json) as reached:
         result = evaluate_generated(generated, real, config, device=place, progress=reached)
     text = json.dumps(result.to_json(), indent=2)
     if output:

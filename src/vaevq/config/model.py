@@ -29,6 +29,10 @@ class AutoencoderConfig(Section):
     # With normalization none it scales and shifts what is not normalized. Left out where it is off, so that models that
     # were saved before keep their digest.
     modulated: bool = Field(default=False, exclude_if=lambda on: not on)
+    # VQGAN's own ends and middle, to the letter, for published weights (`vaevq import`): the encoder ends in a 3×3
+    # convolution to so many channels (its z_channels), the decoder begins with a 1×1 one back to as many; the middle
+    # always attends, and halving pads below and on the right alone. None: none of it, and left out of dumps.
+    vqgan_channels: int | None = Field(default=None, ge=1, exclude_if=lambda channels: channels is None)
 
     @property
     def downsample_factor(self) -> int:

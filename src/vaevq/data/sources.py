@@ -131,7 +131,7 @@ def fetch(name: str, notify: Callable[[str], None] = lambda line: print(line, fi
     if name not in SOURCES:
         raise UserError(f"no source named '{name}'{nearest_name(name, SOURCES)}; there are {', '.join(SOURCES)}")
     source = SOURCES[name]
-    folder = cache_dir() / "sources" / f"{name}-{source.sha256[:12]}"
+    folder = source_folder(name)
     if _is_complete(folder):
         return folder
     try:
@@ -143,6 +143,16 @@ def fetch(name: str, notify: Callable[[str], None] = lambda line: print(line, fi
         reason = (error.strerror or str(error)).lower()
         raise UserError(f"{cache_dir()}: {reason}; set VAEVQ_CACHE to a folder that can be written") from None
     return folder
+
+
+def source_folder(name: str) -> Path:
+    """Where the files of a known source are, or would be."""
+    return cache_dir() / "sources" / f"{name}-{SOURCES[name].sha256[:12]}"
+
+
+def is_fetched(name: str) -> bool:
+    """Whether the files of a known source are there, all of them."""
+    return _is_complete(source_folder(name))
 
 
 def _fill(folder: Path, source: Source, notify: Callable[[str], None]) -> None:

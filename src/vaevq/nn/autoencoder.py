@@ -86,6 +86,16 @@ class NearestUpsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
+class HalvingConv(nn.Conv2d):
+    """A 3×3 convolution of stride 2 that pads below and on the right alone, as VQGAN's: H×W to H/2×W/2."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
 class _Network(nn.Module):
     """A chain of layers; with `gradient_checkpointing` the backward pass of training computes each again."""
 
@@ -112,13 +122,15 @@ def _middle(width: int, attention: bool, norm: Normalization, latent_channels: i
 class Encoder(_Network):
     """Images B×image_channels×H×W in [-1, 1] -> features B×out_channels×H/f×W/f; H and W are multiples of f.
 
-    It ends with normalisation, by option, and SiLU: the head that makes a posterior of the features is the tokenizer's.
+    It ends with normalisation, by option, and SiLU, as VQGAN's with a convolution: the head that makes a posterior of
+    the features is the tokenizer's.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         width, norm = config.base_width, config.normalization
         last = len(config.multipliers) - 1
+        as_vqgan = config.vqgan_channels is not None
         self.patch_size = config.patch_size
         self.conv_in = _conv3x3(config.image_channels * config.patch_size**2, width)
         layers: list[nn.Module] = []
@@ -129,14 +141,16 @@ class Encoder(_Network):
                 if level in config.attention_levels:
                     layers.append(SelfAttention(width, norm))
             if level < last:
-                layers.append(_conv3x3(width, width, stride=2))
-        self.body = nn.ModuleList(layers + _middle(width, last in config.attention_levels, norm))
+                layers.append(HalvingConv(width) if as_vqgan else _conv3x3(width, width, stride=2))
+        self.body = nn.ModuleList(layers + _middle(width, as_vqgan or last in config.attention_levels, norm))
         self.norm_out = normalization(norm, width)
-        self.out_channels = width
+        self.out_channels = config.vqgan_channels or width
+        self.conv_out = _conv3x3(width, config.vqgan_channels) if config.vqgan_channels else None
 
     def forward(self, images: Tensor) -> Tensor:
         patches = F.pixel_unshuffle(images, self.patch_size)
-        return F.silu(self.norm_out(self._run_body(self.conv_in(patches))))
+        features = F.silu(self.norm_out(self._run_body(self.conv_in(patches))))
+        return features if self.conv_out is None else self.conv_out(features)
 
 
 class Decoder(_Network):
@@ -152,9 +166,10 @@ class Decoder(_Network):
         latent_channels = code_dim if config.modulated else None
         upsample = DepthToSpace if config.upsampling == "depth_to_space" else NearestUpsample
         last = len(config.multipliers) - 1
-        width = base * config.multipliers[last]
-        self.conv_in = _conv3x3(code_dim, width)
-        layers = _middle(width, last in config.attention_levels, norm, latent_channels)
+        width, as_vqgan = base * config.multipliers[last], config.vqgan_channels is not None
+        self.conv_latent = nn.Conv2d(code_dim, config.vqgan_channels, 1) if config.vqgan_channels else None
+        self.conv_in = _conv3x3(config.vqgan_channels or code_dim, width)
+        layers = _middle(width, as_vqgan or last in config.attention_levels, norm, latent_channels)
         for level in range(last, -1, -1):
             for _ in range(config.blocks + 1):
                 layers.append(ResBlock(width, base * config.multipliers[level], norm, latent_channels))
@@ -176,6 +191,7 @@ class Decoder(_Network):
 
     def forward(self, latent: Tensor) -> Tensor:
         modulation = (latent,) if self.modulated else ()
-        features = self._run_body(self.conv_in(latent), *modulation)
+        given = latent if self.conv_latent is None else self.conv_latent(latent)
+        features = self._run_body(self.conv_in(given), *modulation)
         patches = self.conv_out(F.silu(self.norm_out(features, *modulation)))
         return F.pixel_shuffle(patches, self.patch_size)

@@ -1,5 +1,8 @@
 """Section "VLQ", eq. 2: the codewords e_k, the nearest one of each latent, and back from indices to codewords."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +16,23 @@ LATENT_TILE = 512
 CODEWORD_TILE = 2048
 GROUP = 128
 """Scores whose minimum is taken before the place of any is looked for; it divides CODEWORD_TILE."""
+
+_IN_TILES = ContextVar("in_tiles", default=True)
+
+
+@contextmanager
+def in_one_piece() -> Iterator[None]:
+    """Within it `nearest` and the search for the largest product hold N×K scores: graphs of any size have no tiles."""
+    before = _IN_TILES.set(False)
+    try:
+        yield
+    finally:
+        _IN_TILES.reset(before)
+
+
+def works_in_tiles() -> bool:
+    """Whether searches go tile by tile: everywhere but within `in_one_piece`."""
+    return _IN_TILES.get()
 
 
 def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
@@ -32,6 +52,8 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
         dtype = torch.promote_types(latents.dtype, torch.float32)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
         half_norms = torch.cat([0.5 * e.to(dtype).square().sum(dim=1) for e in codewords.split(CODEWORD_TILE)])
+        if not works_in_tiles():
+            return torch.addmm(half_norms, latents.to(dtype), codewords.to(dtype).T, alpha=-1).argmin(dim=1)
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
         for start in range(0, len(latents), LATENT_TILE):
             rows = latents[start : start + LATENT_TILE].to(dtype)

@@ -6,7 +6,7 @@ What IBQ, SoftVQ and Gaussian quantization share; the nearest codeword is in `va
 import torch
 from torch import Tensor
 
-from vaevq.quantization.codebook import CODEWORD_TILE, LATENT_TILE
+from vaevq.quantization.codebook import CODEWORD_TILE, LATENT_TILE, works_in_tiles
 
 
 def as_rows(grid: Tensor) -> Tensor:
@@ -34,6 +34,8 @@ def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
     rows = max(1, LATENT_TILE * CODEWORD_TILE // len(keys))
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         keys = keys.to(queries.dtype)
+        if not works_in_tiles():
+            return (queries @ keys.T).argmax(dim=1)
         return torch.cat([(part @ keys.T).argmax(dim=1) for part in torch.split(queries, rows)])
 
 
