@@ -100,6 +100,8 @@ def commands(text: str) -> Iterator[list[str]]:
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
         lexer.whitespace_split = True
         words = list(lexer)
+        files = {i + 1 for i, word in enumerate(words) if set(word) <= set("<>")}  # what output goes to
+        words = [word for i, word in enumerate(words) if i not in files]
         while "vaevq" in (names := [Path(word).name for word in words]):
             words = words[names.index("vaevq") + 1 :]
             end = next((i for i, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
