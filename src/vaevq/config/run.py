@@ -12,6 +12,7 @@ from vaevq.config.section import Reduction, Section, check_accumulation, merged
 from vaevq.config.shapes import QUANTIZE_FROM
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
 from vaevq.config.variational import VariationalConfig
+from vaevq.config.volumes import VolumesConfig
 from vaevq.effect import last_step_from
 
 NO_SOFT_LATENT = "{} decodes its codewords alone; softvq has a mean of them to measure, which needs no tokens"
@@ -62,6 +63,8 @@ class DataConfig(Section):
     max_unreadable_share: float = Field(default=0.01, ge=0, le=1)
     workers: int = Field(default=0, ge=0)
     cache_mib: int = Field(default=1024, ge=0)  # decoded images kept in memory, a process
+    volumes: VolumesConfig = Field(default=VolumesConfig(), exclude_if=lambda value: value == VolumesConfig())
+    volume_cache: bool = Field(default=True, exclude_if=lambda on: on)  # unpacked voxels are kept on disk
 
     @model_validator(mode="after")
     def _check(self) -> Self:
