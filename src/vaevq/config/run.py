@@ -32,6 +32,9 @@ class LossConfig(Section):
     perceptual_weight: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["alexnet", "vgg16"] = "alexnet"
     perceptual_weights_path: str | None = None  # None: fetched once into the cache
+    perceptual_channels: Literal["colour", "each"] = Field(
+        default="colour", exclude_if=lambda value: value == "colour"
+    )  # each: every channel as grey, as contrasts are; colour: three are red, green and blue
     adversarial_weight: float = Field(default=0.0, ge=0)
     adversarial_form: Literal["non_saturating", "hinge"] = "non_saturating"
     adversarial_adaptive: bool = False  # scaled to the gradient of the other image terms, as VQGAN

@@ -1,11 +1,13 @@
 """Which images a run trains on and which it holds out."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from vaevq.config import DataConfig
 from vaevq.data.index import ImageIndex, VolumeOptions, check_disjoint, find_images, split
 from vaevq.data.sources import fetch
-from vaevq.data.split import SplitBy, subjects_of
+from vaevq.data.split import SplitBy, check_subjects, subjects_of
 from vaevq.errors import UserError
 
 
@@ -46,6 +48,22 @@ def run_images(config: DataConfig, seed: int) -> RunImages:
     sides = split(found, config.held_out_share, by, seed)
     check_disjoint(sides.train, sides.held_out)
     return RunImages(sides.train, sides.held_out, f"{name}, split by {by} with seed {seed}")
+
+
+def check_split_of_run(split_file: Path, held_out: ImageIndex) -> None:
+    """Makes sure that no subject that a run was trained on is measured on.
+
+    Args:
+        split_file: split.json of the run; where it names no subjects, anything passes.
+
+    Raises:
+        UserError: a subject was trained on; or the file is damaged.
+    """
+    try:
+        trained_on = json.loads(split_file.read_text(encoding="utf-8")).get("train_subjects", [])
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{split_file}: damaged or gone") from None
+    check_subjects(trained_on, held_out, str(split_file))
 
 
 def volume_options(config: DataConfig) -> VolumeOptions:

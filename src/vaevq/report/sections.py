@@ -19,7 +19,7 @@ _KINDS = {
     **{"residual": "Residual quantization", "movq": "Multichannel quantization (MoVQ)"},
 }
 _NAMES_SHOWN = 200
-_HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
+_HEADLINE = ("psnr", "ssim", "psnr_3d", "lpips_", "rfid", "fd_", "usage", "perplexity")
 _OF_CODEBOOK = (
     *("tokens_per_codeword", "usage", "usage_ceiling", "usage_of_ceiling"),
     *("dead_codewords", "perplexity", "perplexity_share", "entropy_bits"),
@@ -89,7 +89,7 @@ def _tile(row: FigureRow, evaluation: Evaluation, size: int) -> str:
     elif row.name == "perplexity":
         remark = f"of {size:,} codewords: {values.get('perplexity_share', '–')}"
     else:
-        remark = "higher is better" if row.name in ("psnr", "ssim") else "lower is better"
+        remark = "higher is better" if row.name in ("psnr", "ssim", "psnr_3d") else "lower is better"
     value = row.value.removesuffix(" codewords")
     return (
         f'<div class="tile"><small>{escape(label(row.name))}</small><b>{escape(value)}</b>'

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageEntry
 from vaevq.data.images import Floats, UnreadableImage
 from vaevq.data.volumes.cache import open_volume, stored_voxels
@@ -24,7 +25,7 @@ class SlicedVolume:
         windows: of each channel.
         energy: of every plane along the axis the sum over voxels and channels of the squared distance from the
             bottom of the window, in units of it: what is lost where the plane comes back as background.
-        foreground: a voxel is foreground where a channel is above so much of its window.
+        config: how it was taken.
         spacing: millimetres from row to row and from column to column of a plane.
         cached: unpacked voxels are kept on disk.
     """
@@ -33,7 +34,7 @@ class SlicedVolume:
     slicing: Slicing
     windows: tuple[Window, ...]
     energy: tuple[float, ...]
-    foreground: float
+    config: VolumesConfig
     spacing: tuple[float, float]
     cached: bool
 

@@ -90,7 +90,7 @@ def _sliced(volume: Volume, facts: _Facts, config: VolumesConfig, cached: bool) 
         slicing=Slicing(shape, config.axis, config.size, config.fit, kept),
         windows=facts.windows,
         energy=facts.energy,
-        foreground=config.foreground,
+        config=config,
         spacing=(row, column),
         cached=cached,
     )
