@@ -144,7 +144,7 @@ def test_files_of_other_kinds_are_named_as_such(tmp_path: Path) -> None:
 
 int32 = np.int32
 DAMAGES: dict[str, tuple[dict[str, Any], dict[str, str | None], str]] = {
-    "version": ({}, {"format_version": "2"}, "token format version 2, this vaevq reads version 1"),
+    "version": ({}, {"format_version": "3"}, "token format version 3, this vaevq reads versions 1 and 2"),
     "no digest": ({}, {"model_digest": None}, "its metadata should hold"),
     "checksum": ({}, {"checksum": "00"}, "its checksum does not match"),
     "codebook size": ({}, {"codebook_size": "-5"}, "its codebook_size is '-5', not a number"),

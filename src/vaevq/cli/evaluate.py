@@ -37,7 +37,7 @@ def evaluate(
         model: a run folder, a model folder or a hub name.
         data: images to measure on; the run's held-out images where left out.
         reference: images that the Fréchet distance and KID compare with; the originals where left out.
-        volumes: of volumes named by --data: key=value of the section `data.volumes`; a run's own where left out.
+        volumes: of volumes in --data: key=value of the section `data.volumes`, any number of times; else the run's.
         output: also write the result to this JSON file.
         device: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of tables.

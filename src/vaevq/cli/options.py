@@ -22,7 +22,7 @@ Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
-Volumes = Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE ...")]
+Volumes = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
 
 def volume_options(run: RunConfig | None, given: tuple[str, ...]) -> "VolumeOptions":
@@ -30,7 +30,7 @@ def volume_options(run: RunConfig | None, given: tuple[str, ...]) -> "VolumeOpti
     from vaevq.data.index import VolumeOptions
 
     data = run.data if run is not None else DataConfig()
-    return VolumeOptions(load_section(VolumesConfig, given, data.volumes), data.volume_cache)
+    return VolumeOptions(load_section(VolumesConfig, given, data.volumes), data.volume_cache, asked=bool(given))
 
 
 def run_config(model: str) -> RunConfig | None:

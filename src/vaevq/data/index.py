@@ -13,7 +13,7 @@ from vaevq.data.shards import expand_pattern, index_shards
 from vaevq.data.split import Split, check_disjoint, split
 from vaevq.data.volumes.entries import SliceEntry
 from vaevq.data.volumes.index import index_volumes
-from vaevq.data.volumes.layout import VOLUME_EXTENSIONS, is_volume_name, volume_paths
+from vaevq.data.volumes.layout import VOLUME_EXTENSIONS, is_of_brats, is_volume_name, volume_paths
 from vaevq.errors import UserError
 
 __all__ = [
@@ -36,10 +36,12 @@ class VolumeOptions:
     Attributes:
         slices: which there are, and what they are.
         cached: unpacked voxels are kept on disk.
+        asked: of this very location; False where a run's options are tried on another one, to which some may not apply.
     """
 
     slices: VolumesConfig = field(default_factory=VolumesConfig)
     cached: bool = True
+    asked: bool = True
 
 
 def find_images(location: str | Path, volumes: VolumeOptions = VolumeOptions()) -> ImageIndex:
@@ -58,7 +60,7 @@ def find_images(location: str | Path, volumes: VolumeOptions = VolumeOptions()) 
     """
     location = str(location)
     index = _index(location, volumes)
-    if volumes.slices != VolumesConfig() and not isinstance(index[0], SliceEntry):
+    if volumes.asked and volumes.slices != VolumesConfig() and not isinstance(index[0], SliceEntry):
         raise UserError(f"data.volumes has no effect: {location} holds images, not volumes")
     return index
 
@@ -154,7 +156,10 @@ def _index_list(path: Path, location: str, volumes: VolumeOptions) -> ImageIndex
 
 
 def _index_volumes(paths: Sequence[Path], volumes: VolumeOptions, location: str) -> ImageIndex:
-    return index_volumes(paths, volumes.slices, location, cached=volumes.cached)
+    slices = volumes.slices
+    if not volumes.asked and not any(is_of_brats(path.name) for path in paths):
+        slices = slices.model_copy(update={"contrasts": None, "stack": "separate"})
+    return index_volumes(paths, slices, location, cached=volumes.cached)
 
 
 def _index_folder(folder: Path, location: str, volumes: VolumeOptions) -> ImageIndex:

@@ -2,11 +2,12 @@
 
 One safetensors file. Tensors: `tokens`, all images' tokens one after another, row by row, in the smallest of uint8,
 uint16 and int32 that holds K − 1; `grids`, int32 N×2 (h, w) or N×3 (h, w, q); `sizes`, int32 N×2, the original height
-and width; optionally `labels`, int64 N. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"),
+and width; optionally `labels`, int64 N; of volumes `headers`, uint8, what stood before the voxels of their files, one
+after another. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"; "2" of volumes),
 `codebook_size`, `downsample_factor`, `codes_per_position` (q), where each of the q codes is of a codebook of its own
-`codebooks` (q), `model_digest`, `names` (a JSON list) and `checksum` (SHA-256, hexadecimal, over the other metadata as
-JSON with sorted keys, then for each tensor in alphabetical order its name, its type, its shape as JSON and its
-little-endian bytes).
+`codebooks` (q), of volumes `volumes` (JSON, see `data.volumes.record`), `model_digest`, `names` (a JSON list) and
+`checksum` (SHA-256, hexadecimal, over the other metadata as JSON with sorted keys, then for each tensor in alphabetical
+order its name, its type, its shape as JSON and its little-endian bytes).
 """
 
 import hashlib
@@ -22,15 +23,19 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from vaevq.data.volumes.record import VolumeRecord
 from vaevq.errors import UserError
 from vaevq.files import make_folder, require_absent, written_aside
 
 FORMAT = "vaevq-tokens"
 FORMAT_VERSION = "1"
+VOLUMES_VERSION = "2"
+"""Of a file that volumes come back of: who cannot read it must not take its slices for images."""
+
 NAMES_LIMIT = 90_000_000
 """Bytes of names a file: safetensors refuses headers of more than 100 MB."""
 
-_TYPES = {"tokens": ("U8", "U16", "I32"), "grids": ("I32",), "sizes": ("I32",), "labels": ("I64",)}
+_TYPES = {"tokens": ("U8", "U16", "I32"), "grids": ("I32",), "sizes": ("I32",), "labels": ("I64",), "headers": ("U8",)}
 _METADATA = {
     "format",
     "format_version",
@@ -55,6 +60,7 @@ class TokenFile:
         downsample_factor: f.
         model_digest: `Tokenizer.digest` of the model that made the tokens.
         labels: N class numbers, or None.
+        volumes: what brings volumes back, where the images are their slices; None of images.
         codebooks: 1, which all codes are of, or q, where the i-th code of a position is of the i-th.
         source: what error messages call the file.
 
@@ -70,6 +76,7 @@ class TokenFile:
     model_digest: str
     labels: tuple[int, ...] | None = None
     codebooks: int = 1
+    volumes: VolumeRecord | None = None
     source: str = field(default="the token file", repr=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +94,8 @@ class TokenFile:
             self._check_image(array, size, name)
         if self.codebooks not in (1, self.codes_per_position):
             raise UserError(f"{self.codebooks} codebooks for {self.codes_per_position} codes a position")
+        if self.volumes is not None:
+            self.volumes.check_sizes(self.sizes)
 
     def _check_image(self, array: npt.NDArray[np.int64], size: tuple[int, int], name: str) -> None:
         expected = tuple(math.ceil(side / self.downsample_factor) for side in size)
@@ -142,9 +151,11 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     }
     if content.labels is not None:
         tensors["labels"] = np.array(content.labels, dtype=np.int64)
+    if content.volumes is not None:
+        tensors["headers"] = np.frombuffer(b"".join(content.volumes.prefixes), dtype=np.uint8)
     metadata = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if content.volumes is None else VOLUMES_VERSION,
         "codebook_size": str(content.codebook_size),
         "downsample_factor": str(content.downsample_factor),
         "codes_per_position": str(content.codes_per_position),
@@ -154,6 +165,8 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     }
     if content.codebooks > 1:
         metadata["codebooks"] = str(content.codebooks)
+    if content.volumes is not None:
+        metadata["volumes"] = content.volumes.to_json()
     if len(metadata["names"]) > NAMES_LIMIT:
         raise UserError(f"{path}: the names of {len(content.names)} images are too long for one file: write several")
     metadata["checksum"] = _checksum(metadata, tensors)
@@ -192,13 +205,16 @@ def read_token_file(path: Path) -> TokenFile:
 def _check_header(metadata: Mapping[str, str], types: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise UserError("a safetensors file, but not a vaevq token file")
-    if metadata.get("format_version") != FORMAT_VERSION:
+    version = metadata.get("format_version")
+    if version not in (FORMAT_VERSION, VOLUMES_VERSION):
         raise UserError(
-            f"token format version {metadata.get('format_version')}, this vaevq reads version {FORMAT_VERSION}"
+            f"token format version {version}, this vaevq reads versions {FORMAT_VERSION} and {VOLUMES_VERSION}"
         )
-    if set(metadata) - {"codebooks"} != _METADATA:
-        raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA))}")
-    if not {"tokens", "grids", "sizes"} <= set(types) <= set(_TYPES):
+    of_volumes = {"volumes"} if version == VOLUMES_VERSION else set()
+    if set(metadata) - {"codebooks"} != _METADATA | of_volumes:
+        raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA | of_volumes))}")
+    needed, headers = {"tokens", "grids", "sizes"}, {"headers"} if of_volumes else set()
+    if not needed | headers <= set(types) <= needed | headers | {"labels"}:
         raise UserError(f"damaged: it holds the tensors {', '.join(sorted(types))}")
     for name, dtype in types.items():
         if dtype not in _TYPES[name]:
@@ -235,11 +251,18 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
         model_digest=metadata["model_digest"],
         labels=None if labels is None else tuple(labels.tolist()),
         codebooks=_integer(metadata, "codebooks") if "codebooks" in metadata else 1,
+        volumes=_volumes(metadata, tensors),
         source=source,
     )
     if content.codes_per_position != _integer(metadata, "codes_per_position"):
         raise UserError(f"codes_per_position is {metadata['codes_per_position']}, its grids say otherwise")
     return content
+
+
+def _volumes(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> VolumeRecord | None:
+    if "volumes" not in metadata:
+        return None
+    return VolumeRecord.from_json(metadata["volumes"], tensors["headers"].tobytes())
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int:

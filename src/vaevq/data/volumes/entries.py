@@ -1,6 +1,6 @@
 """Slices as images of an index: each knows its volume, and reads no more of it than itself."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from vaevq.data.entries import ImageEntry
 from vaevq.data.images import Floats, UnreadableImage
 from vaevq.data.volumes.cache import open_volume, stored_voxels
 from vaevq.data.volumes.layout import Channel, Volume
-from vaevq.data.volumes.slices import AXES, Slicing
+from vaevq.data.volumes.slices import Slicing
 from vaevq.data.volumes.window import BACKGROUND, Window
 from vaevq.errors import UserError
 
@@ -45,7 +45,7 @@ class SlicedVolume:
 
     def slices(self) -> list["SliceEntry"]:
         """Those that are kept, along the axis."""
-        axis, digits = self.slicing.axis, len(str(self.slicing.shape[AXES[self.slicing.axis]] - 1))
+        axis, digits = self.slicing.axis, len(str(self.slicing.planes_in_all - 1))
         file = self.volume.channels[0].path
         return [
             SliceEntry(f"{self.name}-{axis}-{place:0{digits}}", None, file, of=self, place=place)
@@ -119,6 +119,23 @@ def sliced_volumes(entries: Iterable[ImageEntry]) -> list[SlicedVolume]:
     """The volumes that slices are of, each once, in the order in which they are met."""
     found = {id(entry.sliced): entry.sliced for entry in entries if isinstance(entry, SliceEntry)}
     return list(found.values())
+
+
+def coverage_rows(volumes: Sequence[SlicedVolume]) -> list[tuple[str, str]]:
+    """What slices leave of volumes, for a table."""
+    kept, planes = sum(len(v.slicing.kept) for v in volumes), sum(v.slicing.planes_in_all for v in volumes)
+    slicing = volumes[0].slicing
+    energy = sum(sum(v.energy) for v in volumes)
+    dropped = sum(e for v in volumes for place, e in enumerate(v.energy) if place not in set(v.slicing.kept))
+    cut = [v.name for v in volumes if v.slicing.cuts]
+    rows = [
+        ("slices", f"{kept} of {planes} {slicing.axis} planes; the others are as good as empty"),
+        ("squared intensity in the others", f"{dropped / energy:.2%}" if energy else "none"),
+    ]
+    if cut:
+        size = f"{slicing.size}×{slicing.size}"
+        rows.append(("cut at their borders", f"{len(cut)} volumes of larger planes than {size}: {cut[0]} first"))
+    return rows
 
 
 def channel_voxels(channel: Channel, *, cached: bool) -> np.ndarray:

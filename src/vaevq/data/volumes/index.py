@@ -70,11 +70,6 @@ def index_volumes(paths: Sequence[Path], config: VolumesConfig, location: str, *
         for volume, facts in zip(volumes, found, strict=True)
         for entry in _sliced(volume, facts, config, cached).slices()
     ]
-    if not entries:
-        raise UserError(
-            f"{location}: no slice has {config.empty_below:g} of foreground; lower data.volumes.empty_below or "
-            "data.volumes.foreground"
-        )
     return ImageIndex(location, tuple(entries))
 
 
@@ -84,6 +79,11 @@ def _sliced(volume: Volume, facts: _Facts, config: VolumesConfig, cached: bool) 
     slicing = Slicing(shape, config.axis, config.size, config.fit, ())
     area = slicing.plane_shape[0] * slicing.plane_shape[1]
     kept = tuple(place for place, count in enumerate(facts.foreground) if count and count >= config.empty_below * area)
+    if not kept:
+        raise UserError(
+            f"{volume.name}: no slice has {config.empty_below:g} of foreground; lower data.volumes.empty_below or "
+            "data.volumes.foreground"
+        )
     column, row = (size for axis, size in enumerate(sizes) if axis != AXES[config.axis])
     return SlicedVolume(
         volume=volume,
@@ -116,7 +116,7 @@ def _facts(volume: Volume, config: VolumesConfig, cached: bool) -> _Facts:
 
 def _looked_through(volume: Volume, config: VolumesConfig, cached: bool) -> _Facts:
     slicing = Slicing(open_volume(volume.channels[0].path).ras_shape, config.axis, None, "pad", ())
-    planes = slicing.shape[AXES[config.axis]]
+    planes = slicing.planes_in_all
     seen = [np.zeros(slicing.plane_shape, dtype=bool) for _ in range(planes)]
     energy = [0.0] * planes
     windows = []

@@ -49,6 +49,11 @@ def is_volume_name(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(VOLUME_EXTENSIONS)
 
 
+def is_of_brats(name: str) -> bool:
+    """Whether a file is called like one of BraTS's."""
+    return _BRATS.fullmatch(name) is not None
+
+
 def volume_paths(names: Iterable[str]) -> list[str]:
     """Of names of files those of NIfTI files, and the folders of DICOM slices, each once and in their order."""
     found: dict[str, None] = {}

@@ -46,10 +46,20 @@ class Slicing:
     kept: tuple[int, ...]
 
     @property
+    def planes_in_all(self) -> int:
+        """How many planes there are along the axis."""
+        return self.shape[AXES[self.axis]]
+
+    @property
     def plane_shape(self) -> tuple[int, int]:
         """Height and width of a plane before it is brought to its size."""
         across = [side for axis, side in enumerate(self.shape) if axis != AXES[self.axis]]
         return across[1], across[0]
+
+    @property
+    def cuts(self) -> bool:
+        """Whether planes are larger than their square, and padded: then their borders are left out."""
+        return self.fit == "pad" and any(p > s for p, s in zip(self.plane_shape, self.square_shape, strict=True))
 
     @property
     def square_shape(self) -> tuple[int, int]:
@@ -65,7 +75,7 @@ class Slicing:
 
     def planes(self, volume: Array) -> Iterator[Array]:
         """All planes along the axis, those that are not kept as well."""
-        return (self.plane(volume, place) for place in range(volume.shape[AXES[self.axis]]))
+        return (self.plane(volume, place) for place in range(self.planes_in_all))
 
     def fitted(self, plane: Floats, background: float) -> Floats:
         """A plane of floating point as it comes: padded with `background` and cut, or resized."""
