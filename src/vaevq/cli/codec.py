@@ -85,7 +85,7 @@ def encode(
         warn(f"skipped {line}")
     count = sum(grid.size for grid in encoded.file.tokens)
     if of_volumes:
-        say_rows(f"{len(of_volumes)} volumes", coverage_rows(of_volumes))
+        say_rows(f"{len(of_volumes)} volume{'s' * (len(of_volumes) > 1)}", coverage_rows(of_volumes))
     what = "slices" if of_volumes else "images"
     say(f"{len(encoded.file.names)} {what}, {count} tokens, {output.stat().st_size} bytes: {output}")
 
@@ -175,4 +175,5 @@ def decode(
         paths = write(tokenizer.to(place), fits, output, place, force=force, progress=reached)
     if against is not None:
         say_rows(f"{paths[0]} beside {against}", compare_volumes(against, paths[0]).rows())
-    say(f"{len(paths)} {'images' if file.volumes is None else 'volumes'}: {output}")
+    what = "image" if file.volumes is None else "volume"
+    say(f"{len(paths)} {what}{'s' * (file.volumes is None or len(paths) > 1)}: {output}")
