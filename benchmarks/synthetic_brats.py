@@ -69,7 +69,7 @@ def write_subject(folder: Path, number: int, template: Template, seed: int, spac
     patient = f"BraTS-GLI-{number:05}"
     rng = np.random.default_rng(stream_seed("synthetic brats", seed, patient))
     sampled = _deformed(template, rng, spacing)
-    centre = _somewhere_in(sampled.tissues[2], rng)
+    centre = _somewhere_in(ndimage.gaussian_filter(sampled.tissues[2], 4 / spacing), rng)
     size = rng.uniform(7, 16)
     for visit in range(2 if number % 4 == 0 else 1):
         lesion = _lesion(sampled, centre, size * (1 + 0.25 * visit), rng, spacing)
@@ -100,8 +100,8 @@ def _deformed(template: Template, rng: np.random.Generator, spacing: float) -> T
     return Template((maps[0], maps[1], maps[2]), maps[3])
 
 
-def _somewhere_in(white: Volume, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    inside = np.argwhere(ndimage.gaussian_filter(white, 2) > 0.7)
+def _somewhere_in(tissue: Volume, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    inside = np.argwhere(tissue > min(0.7, 0.9 * float(tissue.max())))
     return inside[rng.integers(len(inside))].astype(float)
 
 
