@@ -162,6 +162,8 @@ def test_contrasts_as_channels_come_back_as_files_of_their_own(tmp_path: Path) -
     # What the run has chosen among BraTS's contrasts is not asked of another file; its channels are.
     other = vaevq("encode", EXAMPLE_4D, "--model", run, "-o", tmp_path / "u.safetensors")
     assert "slices have 1 channel, and the model takes 4" in other.err
+    other = vaevq("encode", EXAMPLE_4D, "--model", run, "-o", tmp_path / "u.safetensors", "--volumes", "stack=channels")
+    assert "data.volumes.stack: channels needs contrasts in files of their own" in other.err
 
 
 def test_a_scaled_float_and_an_unsigned_volume_keep_type_and_range(grey: Path, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def volume_options(run: RunConfig | None, given: tuple[str, ...]) -> "VolumeOpti
     from vaevq.data.index import VolumeOptions
 
     data = run.data if run is not None else DataConfig()
-    return VolumeOptions(load_section(VolumesConfig, given, data.volumes), data.volume_cache, asked=bool(given))
+    asked = frozenset(word.partition("=")[0] for word in given)
+    return VolumeOptions(load_section(VolumesConfig, given, data.volumes), data.volume_cache, asked)
 
 
 def run_config(model: str) -> RunConfig | None:

@@ -36,12 +36,18 @@ class VolumeOptions:
     Attributes:
         slices: which there are, and what they are.
         cached: unpacked voxels are kept on disk.
-        asked: of this very location; False where a run's options are tried on another one, to which some may not apply.
+        asked: names of what is asked of this very location, where the rest is a run's, which may not all apply to it;
+            None: all that is not as by default.
     """
 
     slices: VolumesConfig = field(default_factory=VolumesConfig)
     cached: bool = True
-    asked: bool = True
+    asked: frozenset[str] | None = None
+
+    def has_effect_on(self, index: ImageIndex) -> bool:
+        """Whether what is asked can be done: of images nothing can."""
+        asked = self.slices != VolumesConfig() if self.asked is None else bool(self.asked)
+        return isinstance(index[0], SliceEntry) or not asked
 
 
 def find_images(location: str | Path, volumes: VolumeOptions = VolumeOptions()) -> ImageIndex:
@@ -60,7 +66,7 @@ def find_images(location: str | Path, volumes: VolumeOptions = VolumeOptions()) 
     """
     location = str(location)
     index = _index(location, volumes)
-    if volumes.asked and volumes.slices != VolumesConfig() and not isinstance(index[0], SliceEntry):
+    if not volumes.has_effect_on(index):
         raise UserError(f"data.volumes has no effect: {location} holds images, not volumes")
     return index
 
@@ -157,8 +163,9 @@ def _index_list(path: Path, location: str, volumes: VolumeOptions) -> ImageIndex
 
 def _index_volumes(paths: Sequence[Path], volumes: VolumeOptions, location: str) -> ImageIndex:
     slices = volumes.slices
-    if not volumes.asked and not any(is_of_brats(path.name) for path in paths):
-        slices = slices.model_copy(update={"contrasts": None, "stack": "separate"})
+    if volumes.asked is not None and not any(is_of_brats(path.name) for path in paths):
+        of_brats = {"contrasts": None, "stack": "separate"}
+        slices = slices.model_copy(update={k: v for k, v in of_brats.items() if k not in volumes.asked})
     return index_volumes(paths, slices, location, cached=volumes.cached)
 
 
