@@ -169,6 +169,11 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         "has no effect at loss.perceptual_weight 0",
     ),
     NoEffect(
+        ("loss.perceptual_channels",),
+        lambda of: not of["loss.perceptual_weight"] or of["model.autoencoder.image_channels"] == 1,
+        "has no effect at loss.perceptual_weight 0, and with a single channel",
+    ),
+    NoEffect(
         ("loss.adversarial_start", *_ADVERSARIAL),
         lambda of: not of["loss.adversarial_weight"],
         "has no effect at loss.adversarial_weight 0",

@@ -1,5 +1,6 @@
 """What a file or folder of this project holds, as named rows, and how much of the codebook its tokens use."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ import torch
 from vaevq.config import GeneratorConfig, GeneratorRunConfig, RunConfig, read_json
 from vaevq.data.token_shards import TOKENIZER_FOLDER, is_token_folder, missing_shards, read_plan, token_files
 from vaevq.data.tokens import TokenFile, read_token_file
+from vaevq.data.volumes.cache import open_volume
+from vaevq.data.volumes.dicom import is_dicom_name
+from vaevq.data.volumes.layout import is_volume_name
+from vaevq.data.volumes.orientation import Orientation
+from vaevq.data.volumes.record import VolumeRecord
 from vaevq.errors import UserError
 from vaevq.generation.generator import Generator
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
@@ -23,7 +29,9 @@ Rows = list[tuple[str, Any]]
 
 
 def inspect_path(path: Path) -> Rows:
-    """Rows of (what, value) for a run or model folder, a checkpoint, tokens in a file or in shards; values are JSON.
+    """Rows of (what, value) for a run or model folder, a checkpoint, a volume, tokens in a file or in shards.
+
+    Values are JSON.
 
     Codebook usage is of the tokens of a token file, or of the held-out images of the eval.json that lies in a run or
     model folder and is of these weights; without one it is left out.
@@ -33,6 +41,8 @@ def inspect_path(path: Path) -> Rows:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
+    if is_volume(path):
+        return _volume_rows(path)
     if path.is_dir() and is_token_folder(path):
         return _shard_rows(path)
     if path.is_dir() and _is_generator(path):
@@ -42,6 +52,42 @@ def inspect_path(path: Path) -> Rows:
     if path.suffix == ".pt":
         return _checkpoint_rows(path)
     return _token_rows(path)
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a path is a NIfTI file, or a folder of DICOM slices."""
+    if path.is_dir():
+        return any(is_dicom_name(file.name) for file in path.iterdir())
+    return is_volume_name(path.name)
+
+
+def _volume_rows(path: Path) -> Rows:
+    """Of one volume, its voxels looked through."""
+    opened = open_volume(str(path))
+    stored = opened.read()
+    finite = stored[np.isfinite(stored)] if stored.dtype.kind == "f" else stored
+    ends = (
+        sorted(float(end) * opened.slope + opened.inter for end in (finite.min(), finite.max())) if finite.size else []
+    )
+    return [
+        ("kind", "volume"),
+        ("voxels", "×".join(map(str, opened.shape))),
+        ("voxel type", str(opened.dtype)),
+        ("slope and intercept", [opened.slope, opened.inter]),
+        ("millimetres", list(opened.voxel_sizes)),
+        ("axes run to", _directions(opened.orientation)),
+        ("intensities", ends),
+        ("voxels that are not finite", stored.size - finite.size),
+        ("voxels at the least intensity", float((stored == finite.min()).mean()) if finite.size else None),
+        ("bytes of header", len(opened.prefix)),
+    ]
+
+
+def _directions(orientation: Orientation) -> str:
+    """Where the axes of an array run, as letters."""
+    letters = ("LR", "PA", "IS")
+    pairs = zip(orientation.axes, orientation.flips, strict=True)
+    return "".join(letters[axis][flip > 0] for axis, flip in pairs)
 
 
 def _run_rows(folder: Path) -> Rows:
@@ -189,6 +235,24 @@ def _token_rows(path: Path) -> Rows:
         ("bits a pixel (log2 K)", statistics.fixed_bits_per_pixel(pixels)),
         ("bits a pixel (entropy)", statistics.entropy_bits_per_pixel(pixels)),
         ("bytes", path.stat().st_size),
+        *(_record_rows(file.volumes, statistics.tokens) if file.volumes is not None else []),
+    ]
+
+
+def _record_rows(record: VolumeRecord, tokens: int) -> Rows:
+    """What comes back of a token file of volumes."""
+    voxels = sum(math.prod(opened.shape) for opened in record.opened)
+    first, opened = record.volumes[0], record.opened[0]
+    planes = sum(record.slicing(volume).planes_in_all for volume in record.volumes)
+    return [
+        ("volumes", len(record.volumes)),
+        ("files", [file.name for file in record.files]),
+        ("voxels of the first", "×".join(map(str, opened.shape))),
+        ("its voxel type", str(opened.dtype)),
+        ("its millimetres", list(opened.voxel_sizes)),
+        ("its windows", [[channel.low, channel.high] for channel in first.channels]),
+        ("slices", f"{sum(len(volume.kept) for volume in record.volumes)} of {planes}, {first.axis}"),
+        ("voxels a token", voxels / tokens),
     ]
 
 

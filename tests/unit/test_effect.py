@@ -15,6 +15,7 @@ from runs import largest_difference, small_recipe, small_tree, trained, vaevq
 from vaevq.config import (
     QUANTIZERS,
     EvalConfig,
+    LossConfig,
     RunConfig,
     laid,
     leaves,
@@ -73,6 +74,10 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
     "loss.quantized_path": ([*NO_IMAGE_TERM, f"{Q}.codebook=embedding"], [f"{Q}.codebook=embedding"]),
     "loss.pixel": (["loss.pixel_weight=0"], []),
     "loss.perceptual_network": (["loss.perceptual_weight=0"], ["loss.perceptual_weight=0.1"]),
+    "loss.perceptual_channels": (
+        ["loss.perceptual_weight=0"],
+        ["loss.perceptual_weight=0.1", "model.autoencoder.image_channels=4"],
+    ),
     "loss.adversarial_start": (["loss.adversarial_weight=0"], ["loss.adversarial_weight=0.5"]),
     "loss.adversarial_weight": (
         [*LATE, "loss.adversarial_start=17"],
@@ -121,6 +126,7 @@ OTHER: dict[str, list[str]] = {
     "loss.pixel_reduction": ["image"],
     "loss.perceptual_network": ["vgg16"],
     "loss.perceptual_weights_path": ["alex.ckpt"],
+    "loss.perceptual_channels": ["each"],
     "loss.adversarial_weight": ["2"],
     "loss.adversarial_form": ["hinge"],
     "loss.adversarial_adaptive": ["true"],
@@ -173,6 +179,7 @@ def refusal(recipe: str | Path, overrides: Sequence[str] = (), flags: Mapping[st
 def test_the_table_names_options_that_exist_and_these_tests_have_all_of_it() -> None:
     named = {option for entry in NO_EFFECT for option in entry.options}
     known = {name for name, _ in leaves(RunConfig().model_dump())}
+    known |= {f"loss.{name}" for name in LossConfig.model_fields}  # one at its default is left out
     known |= {f"{Q}.{name}" for kind in QUANTIZERS.values() for name in kind.model_fields}
     assert named - known == set()
     assert list(IDLE) == [entry.options[0] for entry in NO_EFFECT]

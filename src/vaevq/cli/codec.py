@@ -1,15 +1,17 @@
 """`vaevq encode` and `vaevq decode`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vaevq.cli.options import Images, Model, Number, Output, load
+from vaevq.cli.options import Images, Model, Number, Output, Volumes, load, run_config, volume_options
 from vaevq.config import EvalConfig, load_section
-from vaevq.console import progress, say, warn
+from vaevq.console import progress, say, say_rows, warn
+from vaevq.errors import UserError
 
 if TYPE_CHECKING:
+    from vaevq.data.index import VolumeOptions
     from vaevq.data.views import Views
 
 
@@ -25,12 +27,13 @@ def encode(
     flips: bool = False,
     shard_size: Number = None,
     latents: bool = False,
+    volumes: Volumes = (),
     batch_size: int = 8,
     device: str = "auto",
     force: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Turn images into a token file, or a whole data set into shards of tokens.
+    """Turn images or volumes into a token file, or a whole data set into shards of tokens.
 
     With --shard-size, running the same command again makes the shards that are missing.
 
@@ -38,9 +41,10 @@ def encode(
 
       vaevq encode photo.jpg ~/more-photos --model runs/quickstart -o tokens.safetensors
       vaevq encode cifar10/train --model runs/cifar10 -o tokens/cifar10 --shard-size 10000 --crop 32 --flips
+      vaevq encode volume.nii.gz --model runs/brats -o volume.safetensors
 
     Args:
-        paths: images, folders, list files or shards.
+        paths: images, volumes, folders, list files or shards.
         model: a run folder, a model folder or a hub name.
         output: the token file; with --shard-size a folder.
         resize: bring the shorter side to so many pixels first.
@@ -49,6 +53,7 @@ def encode(
         flips: every view mirrored as well.
         shard_size: write a folder of token files of so many images each (and their views), resumable.
         latents: also write the continuous latents that tokens are made of, which a diffusion generator can learn from.
+        volumes: key=value of the section `data.volumes`, any number of times; else as the run was trained.
         batch_size: images at a time, where they are of one size.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite the token file; make all shards anew.
@@ -58,18 +63,22 @@ def encode(
     from vaevq.data.index import find_all
     from vaevq.data.tokens import write_token_file
     from vaevq.data.views import Views, index_of_views
+    from vaevq.data.volumes.entries import coverage_rows, sliced_volumes
     from vaevq.files import require_place
     from vaevq.training.engine import choose_device
 
     options = {"resize": resize, "crop": crop, "batch_size": batch_size}
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
-    views = Views(resize, crop, crops, flips)
+    views, slices = Views(resize, crop, crops, flips), volume_options(run_config(model), volumes)
     if shard_size is not None:
-        _encode_shards(paths, model, output, views, shard_size, latents, config, device, force, quiet)
+        _encode_shards(paths, model, output, views, shard_size, latents, config, slices, device, force, quiet)
         return
     require_place(output, force=force)
     place = choose_device(device)
-    images = find_all(paths)
+    images = find_all(paths, slices)
+    of_volumes = sliced_volumes(images)
+    if of_volumes and views != Views():
+        raise UserError("of a volume the whole is encoded: its slices are brought to their size by --volumes size=…")
     if views.count > 1:
         images = index_of_views(images, views)
         config = config.model_copy(update={"resize": None, "crop": None})
@@ -79,7 +88,10 @@ def encode(
     for line in encoded.unreadable:
         warn(f"skipped {line}")
     count = sum(grid.size for grid in encoded.file.tokens)
-    say(f"{len(encoded.file.names)} images, {count} tokens, {output.stat().st_size} bytes: {output}")
+    if of_volumes:
+        say_rows(f"{len(of_volumes)} volume{'s' * (len(of_volumes) > 1)}", coverage_rows(of_volumes))
+    what = "slices" if of_volumes else "images"
+    say(f"{len(encoded.file.names)} {what}, {count} tokens, {output.stat().st_size} bytes: {output}")
 
 
 def _encode_shards(
@@ -90,6 +102,7 @@ def _encode_shards(
     shard_size: int,
     latents: bool,
     config: EvalConfig,
+    slices: "VolumeOptions",
     device: str,
     force: bool,
     quiet: bool,
@@ -102,7 +115,7 @@ def _encode_shards(
 
     with engine(device, "float32") as place:
         with place.together():
-            images, tokenizer = find_all(paths), load(model).to(place.device)
+            images, tokenizer = find_all(paths, slices), load(model).to(place.device)
             plan = ShardPlan.of(images, tokenizer.digest, shard_size, views, latents=latents)
         with place.together():
             if place.is_main:
@@ -128,30 +141,34 @@ def decode(
     model: Model,
     output: Output,
     remap: bool = False,
+    against: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
     device: str = "auto",
     force: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Turn a token file back into images, one PNG each, of their original size.
+    """Turn a token file back into images, one PNG each, of their original size, or into its volumes.
 
     For example:
 
       vaevq decode tokens.safetensors --model runs/quickstart -o decoded
+      vaevq decode volume.safetensors --model runs/brats -o volume.nii.gz --against original.nii.gz
 
     Args:
         tokens: the token file.
         model: the model that made it: a run folder, a model folder or a hub name.
-        output: the folder to write to.
+        output: the folder to write to; of one volume also a file (.nii, .nii.gz).
         remap: also take tokens of a model that this one was trained on from, under their present indices.
+        against: of one volume: also say how far it is from this one.
         device: auto, cpu, cuda, cuda:1, mps.
-        force: overwrite pictures that are there.
-        quiet: no progress display.
+        force: overwrite what is there.
     """
-    from vaevq.codec import decode_tokens, fitting
+    from vaevq.codec import compare_volumes, decode_tokens, decode_volumes, fitting
     from vaevq.data.tokens import read_token_file
     from vaevq.training.engine import choose_device
 
     file = read_token_file(tokens)
+    if against is not None and (file.volumes is None or len(file.volumes.files) > 1):
+        raise UserError(f"--against is of a single volume, and {tokens} holds another number, or images")
     tokenizer = load(model)
     fits = fitting(tokenizer, file, remap=remap)
     if fits is not file:
@@ -161,5 +178,9 @@ def decode(
         )
     place = choose_device(device)
     with progress("decoding", len(file.names), quiet=quiet) as reached:
-        paths = decode_tokens(tokenizer.to(place), fits, output, place, force=force, progress=reached)
-    say(f"{len(paths)} images: {output}")
+        write = decode_tokens if file.volumes is None else decode_volumes
+        paths = write(tokenizer.to(place), fits, output, place, force=force, progress=reached)
+    if against is not None:
+        say_rows(f"{paths[0]} beside {against}", compare_volumes(against, paths[0]).rows())
+    what = "image" if file.volumes is None else "volume"
+    say(f"{len(paths)} {what}{'s' * (file.volumes is None or len(paths) > 1)}: {output}")

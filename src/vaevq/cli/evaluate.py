@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from vaevq.cli.options import Json, Location, Model, Overrides, load, run_config
+from vaevq.cli.options import Json, Location, Model, Overrides, Volumes, load, run_config, volume_options
 from vaevq.config import EvalConfig, load_section
 from vaevq.console import progress, say, say_evaluation, say_rows
 from vaevq.errors import UserError
@@ -19,6 +19,7 @@ def evaluate(
     model: Model,
     data: Location = None,
     reference: Location = None,
+    volumes: Volumes = (),
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None,
     device: str = "auto",
     as_json: Json = False,
@@ -37,13 +38,14 @@ def evaluate(
         model: a run folder, a model folder or a hub name.
         data: images to measure on; the run's held-out images where left out.
         reference: images that the Fréchet distance and KID compare with; the originals where left out.
+        volumes: of volumes in --data: key=value of the section `data.volumes`, any number of times; else the run's.
         output: also write the result to this JSON file.
         device: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of tables.
         force: overwrite the output file.
         quiet: no progress display.
     """
-    from vaevq.data.held_out import run_images
+    from vaevq.data.held_out import check_split_of_run, run_images
     from vaevq.data.index import find_images
     from vaevq.files import make_folder, require_place, write_text
     from vaevq.metrics.evaluation import evaluate as measure
@@ -53,14 +55,19 @@ def evaluate(
         require_place(output, force=force)
     run = run_config(model)
     config = load_section(EvalConfig, overrides, run.eval if run else EvalConfig())
+    if volumes and data is None:
+        raise UserError("--volumes has no effect without --data: the run's held-out slices are taken as they were")
     if data is None and run is None:
         what = "no run folder" if Path(model).exists() else "no such folder here, and a hub name has no images"
         raise UserError(f"{model}: {what}, so --data must name those to measure on")
     with engine(device, "float32") as place:
         tokenizer = load(model).to(place.device)
-        images = find_images(data) if data else run_images(run.data, run.seed).held_out if run else None
+        options = volume_options(run, volumes)
+        images = find_images(data, options) if data else run_images(run.data, run.seed).held_out if run else None
         assert images is not None
-        against = find_images(reference) if reference else None
+        if run is not None:
+            check_split_of_run(Path(model) / "split.json", images)
+        against = find_images(reference, options) if reference else None
         with progress("measuring", len(images), quiet=quiet or as_json or not place.is_main) as reached:
             result = measure(tokenizer, images, config, device=place.device, reference=against, progress=reached)
         if not place.is_main:

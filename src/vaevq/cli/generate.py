@@ -230,13 +230,13 @@ GENERATE_VERBS: dict[str, Callable[..., Any]] = {"train": train, "sample": sampl
 
 def _upper_rows(generator: "Generator", path: Path, rows: int | None) -> "Tensor":
     """The tokens of the upper rows of an image that is brought to the generator's size."""
-    from vaevq.data.images import centre_crop, load_image, resize_shorter, to_tensor
+    from vaevq.data.images import Picture, centre_crop, load_image, resize_shorter, to_tensor
 
     (height, width), (grid_height, _) = generator.config.tokens.image_size, generator.config.tokens.grid
     kept = grid_height // 2 if rows is None else rows
     if not 1 <= kept <= grid_height:
         raise UserError(f"--rows must be from 1 to {grid_height}, not {kept}")
-    array = load_image(path, generator.tokenizer.config.autoencoder.image_channels)
+    array: Picture = load_image(path, generator.tokenizer.config.autoencoder.image_channels)
     if height == width:
         array = centre_crop(resize_shorter(array, height), height, str(path))
     elif array.shape[:2] != (height, width):

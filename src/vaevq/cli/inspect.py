@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -15,20 +16,26 @@ def inspect(
     /,
     *,
     diagnose: bool = False,
+    picture: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
+    force: bool = False,
     device: str = "auto",
     as_json: Json = False,
 ) -> None:
-    """Say what a run or model folder, a checkpoint, a token file or a folder of shards holds.
+    """Say what a run or model folder, a checkpoint, a token file, a folder of shards or a volume holds.
 
     For example:
 
       vaevq inspect runs/quickstart
       vaevq inspect runs/quickstart --diagnose
       vaevq inspect tokens.safetensors
+      vaevq inspect volume.nii.gz --picture volume.png
 
     Args:
-        path: a run or model folder (tokenizer or generator), a checkpoint (.pt), a token file or a folder of shards.
+        path: a run or model folder (tokenizer or generator), a checkpoint (.pt), a token file, a folder of shards or a
+            volume (.nii, .nii.gz, the folder of a DICOM series).
         diagnose: measure instead why a run's quantizer does well or badly, on its own images; takes minutes.
+        picture: of a volume: also draw its three middle planes into this PNG file, as radiologists look at them.
+        force: overwrite the picture.
         device: of --diagnose: auto, cpu, cuda, cuda:1, mps.
         as_json: print JSON instead of a table.
     """
@@ -42,13 +49,29 @@ def inspect(
         else:
             say_evaluation(diagnosis.rows(), [])
         return
-    from vaevq.inspection import inspect_path
+    from vaevq.inspection import inspect_path, is_volume
 
+    if picture is not None:
+        _draw(path, picture, of_volume=is_volume(path), force=force)
     rows = inspect_path(path)
     if as_json:
         say(json.dumps(dict(rows), indent=2))
     else:
         say_rows(str(path), rows)
+
+
+def _draw(path: Path, picture: Path, *, of_volume: bool, force: bool) -> None:
+    from vaevq.config import VolumesConfig
+    from vaevq.files import make_folder, require_place, written_aside
+    from vaevq.report import volume_picture
+
+    if not of_volume:
+        raise UserError(f"--picture is of a volume, and {path} is none")
+    require_place(picture, force=force)
+    drawn = volume_picture(path, VolumesConfig())
+    make_folder(picture.parent)
+    with written_aside(picture) as aside:
+        drawn.save(aside, format="PNG")
 
 
 def report(

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vaevq.config import RunConfig, read_json
+from vaevq.config import DataConfig, RunConfig, VolumesConfig, load_section, read_json
 
 if TYPE_CHECKING:
+    from vaevq.data.index import VolumeOptions
     from vaevq.tokenizer import Tokenizer
 
 
@@ -19,6 +20,18 @@ Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
+
+
+Volumes = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
+
+
+def volume_options(run: RunConfig | None, given: tuple[str, ...]) -> "VolumeOptions":
+    """How volumes are read: as the run has it, with `key=value` words of the section `data.volumes` laid on it."""
+    from vaevq.data.index import VolumeOptions
+
+    data = run.data if run is not None else DataConfig()
+    asked = frozenset(word.partition("=")[0] for word in given)
+    return VolumeOptions(load_section(VolumesConfig, given, data.volumes), data.volume_cache, asked)
 
 
 def run_config(model: str) -> RunConfig | None:

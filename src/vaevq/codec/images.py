@@ -11,6 +11,8 @@ from vaevq.data.images import save_png
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
 from vaevq.data.tokens import TokenFile
+from vaevq.data.volumes.entries import sliced_volumes
+from vaevq.data.volumes.record import VolumeRecord
 from vaevq.errors import UserError
 from vaevq.files import require_absent, written_aside
 from vaevq.tokenizer import Tokenizer
@@ -42,7 +44,7 @@ def encode_images(
     *,
     latents: bool = False,
 ) -> Encoded:
-    """Encodes images deterministically.
+    """Encodes images deterministically; slices of volumes with what brings the volumes back.
 
     Args:
         tokenizer: in evaluation mode, on `device`.
@@ -51,7 +53,7 @@ def encode_images(
         latents: also keeps the posteriors' means, as float16.
 
     Raises:
-        UserError: no image could be read.
+        UserError: no image could be read, or one slice could not.
     """
     tokens, means, sizes, labels = [], [], [], []
     names: list[str] = []
@@ -81,8 +83,17 @@ def encode_images(
         model_digest=tokenizer.digest,
         labels=tuple(labels) if labels else None,
         latents=tuple(means) if latents else None,
+        volumes=_record(index, unreadable),
     )
     return Encoded(file, tuple(unreadable))
+
+
+def _record(index: ImageIndex, unreadable: list[str]) -> VolumeRecord | None:
+    """What brings volumes back whose slices these are; None of images, and of views of slices."""
+    volumes = sliced_volumes(index)
+    if volumes and unreadable:
+        raise UserError(f"{unreadable[0]}; a volume without one of its slices cannot come back")
+    return VolumeRecord.of(volumes) if volumes else None
 
 
 def fitting(tokenizer: Tokenizer, file: TokenFile, *, remap: bool = False) -> TokenFile:

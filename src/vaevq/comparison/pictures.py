@@ -79,8 +79,11 @@ def make_pictures(comparison: Comparison, tasks: Sequence[Task], out: Path) -> P
     first = next(iter(made.values()))
     return Pictures(
         names=first.names,
-        originals=[shown(original) for original in first.originals],
-        reconstructions={row: [shown(image) for image in found.reconstructions] for row, found in made.items()},
+        originals=[shown(*pair) for pair in zip(first.originals, first.looks, strict=True)],
+        reconstructions={
+            row: [shown(*pair) for pair in zip(found.reconstructions, found.looks, strict=True)]
+            for row, found in made.items()
+        },
         seed=seed,
         absent=[row.name for row in plan.rows if row.name not in made],
     )

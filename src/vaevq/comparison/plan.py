@@ -26,7 +26,14 @@ Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 _EQUAL = ("data.", "eval.", "train.images", "train.batch_size")
 # How an image is read, not which or how it is prepared; and figures that stand apart.
-_FREE = {"data.workers", "data.cache_mib", "data.max_unreadable_share", "eval.batch_size", "eval.soft"}
+_FREE = {
+    "data.workers",
+    "data.cache_mib",
+    "data.max_unreadable_share",
+    "data.volume_cache",
+    "eval.batch_size",
+    "eval.soft",
+}
 
 
 class PlanFile(Section):
@@ -184,9 +191,11 @@ def _check_agreement(plan: Plan) -> None:
     reference = next(row for row in plan.rows if row.name == plan.reference)
     theirs, mistakes = _budget(reference.config), []
     for row in plan.rows:
-        for name, value in _budget(row.config).items():
-            if value != theirs[name]:
-                mistakes.append(f"row {row.name}: {name} is {value!r}, and {theirs[name]!r} in row {reference.name}")
+        ours = _budget(row.config)
+        for name in {**theirs, **ours}:  # sections at their default are left out
+            if ours.get(name) != theirs.get(name):
+                one, other = ours.get(name, "as by default"), theirs.get(name, "as by default")
+                mistakes.append(f"row {row.name}: {name} is {one!r}, and {other!r} in row {reference.name}")
     if mistakes:
         raise UserError(
             f"{plan.path}: {'; '.join(mistakes)}; figures stand beside each other only where these are equal: "

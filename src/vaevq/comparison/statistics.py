@@ -17,7 +17,10 @@ _T = (
     *(2.079614, 2.073873, 2.068658, 2.063899, 2.059539, 2.055529, 2.051831, 2.048407, 2.045230, 2.042272),
 )
 
-_HIGHER = {"psnr", "ssim", "usage", "usage_of_ceiling", "perplexity", "perplexity_share"}
+_HIGHER = {
+    *("psnr", "ssim", "psnr_foreground", "ssim_foreground", "psnr_3d", "psnr_3d_foreground"),
+    *("usage", "usage_of_ceiling", "perplexity", "perplexity_share"),
+}
 _LOWER = {"rfid", "rkid", "dead_codewords"}
 
 

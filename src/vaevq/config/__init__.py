@@ -51,6 +51,7 @@ from vaevq.config.section import Reduction, Section, leaves, merged
 from vaevq.config.shapes import QUANTIZE_FROM, CodebookShape, PointGradient
 from vaevq.config.variants import VARIANTS, spelled_out
 from vaevq.config.variational import VariationalConfig
+from vaevq.config.volumes import Axis, VolumesConfig
 
 __all__ = [
     "FEATURE_DIMS",
@@ -62,6 +63,7 @@ __all__ = [
     "AdaptConfig",
     "AnyQuantizerConfig",
     "AutoencoderConfig",
+    "Axis",
     "BsqConfig",
     "CodebookShape",
     "DataConfig",
@@ -95,6 +97,7 @@ __all__ = [
     "TransformerConfig",
     "VQBridgeConfig",
     "VariationalConfig",
+    "VolumesConfig",
     "VqganLcConfig",
     "WassersteinConfig",
     "idle",

@@ -12,6 +12,7 @@ from vaevq.config.section import Reduction, Section, check_accumulation, merged
 from vaevq.config.shapes import QUANTIZE_FROM
 from vaevq.config.variants import VARIANTS, Variant, kind_of, variant_of
 from vaevq.config.variational import VariationalConfig
+from vaevq.config.volumes import VolumesConfig
 from vaevq.effect import last_step_from
 
 NO_SOFT_LATENT = "{} decodes its codewords alone; softvq has a mean of them to measure, which needs no tokens"
@@ -31,6 +32,9 @@ class LossConfig(Section):
     perceptual_weight: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["alexnet", "vgg16"] = "alexnet"
     perceptual_weights_path: str | None = None  # None: fetched once into the cache
+    perceptual_channels: Literal["colour", "each"] = Field(
+        default="colour", exclude_if=lambda value: value == "colour"
+    )  # each: every channel as grey, as contrasts are; colour: three are red, green and blue
     adversarial_weight: float = Field(default=0.0, ge=0)
     adversarial_form: Literal["non_saturating", "hinge"] = "non_saturating"
     adversarial_adaptive: bool = False  # scaled to the gradient of the other image terms, as VQGAN
@@ -62,6 +66,8 @@ class DataConfig(Section):
     max_unreadable_share: float = Field(default=0.01, ge=0, le=1)
     workers: int = Field(default=0, ge=0)
     cache_mib: int = Field(default=1024, ge=0)  # decoded images kept in memory, a process
+    volumes: VolumesConfig = Field(default=VolumesConfig(), exclude_if=lambda value: value == VolumesConfig())
+    volume_cache: bool = Field(default=True, exclude_if=lambda on: on)  # unpacked voxels are kept on disk
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,15 +1,14 @@
 """How a training image is cut: a square crop, resized where asked, and a flip, all from four numbers a position."""
 
-import numpy as np
 import torch
 
 from vaevq.config import DataConfig
-from vaevq.data.images import Pixels, check_crop, resize
+from vaevq.data.images import Picture, check_crop, resize
 from vaevq.seeding import generator
 
 
-def augment(array: Pixels, config: DataConfig, name: str, seed: int, position: int) -> Pixels:
-    """The training crop of an image, uint8 image_size×image_size×C.
+def augment(array: Picture, config: DataConfig, name: str, seed: int, position: int) -> Picture:
+    """The training crop of an image, image_size×image_size×C: uint8, or float32 where `array` is a slice.
 
     It depends on (seed, position) and the options alone, and every position draws the same four numbers whatever the
     options are, so that switching the flip on or off moves no crop.
@@ -28,4 +27,6 @@ def augment(array: Pixels, config: DataConfig, name: str, seed: int, position: i
         check_crop(array, side, name, f"set data.resize to {side} or more, or data.crop to random_resized")
     top, left = int(draws[0] * (height - side + 1)), int(draws[1] * (width - side + 1))
     crop = resize(array[top : top + side, left : left + side], config.image_size, config.image_size)
-    return np.ascontiguousarray(crop[:, ::-1]) if config.flip and draws[3] < 0.5 else crop
+    if config.flip and draws[3] < 0.5:
+        crop = crop[:, ::-1].copy()
+    return crop

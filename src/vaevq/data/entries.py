@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, overload
 
-from vaevq.data.images import IMAGE_EXTENSIONS, Pixels, UnreadableImage, load_image
+from vaevq.data.images import IMAGE_EXTENSIONS, Picture, UnreadableImage, load_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,12 @@ class ImageEntry:
             raise OSError(f"{self.file} has become shorter since it was indexed")
         return data
 
-    def load(self, channels: int) -> Pixels:
-        """The decoded image, uint8 H×W×channels; an UnreadableImage (`name: reason`) where that fails."""
+    def load(self, channels: int) -> Picture:
+        """The decoded image, uint8 H×W×channels, or a slice in floating point.
+
+        Raises:
+            UnreadableImage: it cannot be decoded; `name: reason`.
+        """
         try:
             with self.open() as file:
                 return load_image(file, channels, self.name)

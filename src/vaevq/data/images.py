@@ -3,7 +3,7 @@
 import re
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,12 @@ from vaevq.errors import UserError
 
 Pixels = npt.NDArray[np.uint8]
 """An image as uint8 H×W×C, C from 1 to 4: grey, grey and alpha, RGB, RGBA."""
+
+Floats = npt.NDArray[np.float32]
+"""A slice of a volume as float32 H×W×C in [-1, 1]; it never becomes 8 bits before it is shown."""
+
+Picture = Pixels | Floats
+"""What the data rooms hand around: a decoded image, or a slice."""
 
 # fmt: off
 IMAGE_EXTENSIONS = (
@@ -77,9 +83,9 @@ def load_image(file: Path | BinaryIO, channels: int, name: str | None = None) ->
         raise UnreadableImage(f"{name}: {_reason(error)}") from None
 
 
-def to_tensor(array: Pixels) -> Tensor:
-    """uint8 H×W×C as float32 C×H×W in [-1, 1]."""
-    return from_uint8(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
+def to_tensor(array: Picture) -> Tensor:
+    """uint8 H×W×C, or a slice, as float32 C×H×W in [-1, 1]."""
+    return as_tensor(torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1))))
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -99,28 +105,51 @@ def save_png(image: Tensor, path: Path) -> None:
     _to_pillow(array).save(path, format="PNG")
 
 
-def resize(array: Pixels, height: int, width: int) -> Pixels:
+def as_tensor(pictures: Tensor) -> Tensor:
+    """Decoded images or slices of any shape as float32 in [-1, 1]; slices are that already."""
+    return from_uint8(pictures) if pictures.dtype == torch.uint8 else pictures
+
+
+def resize(array: Picture, height: int, width: int) -> Picture:
     """`array` at height×width: Pillow's bicubic filter, which averages when it shrinks (antialias).
 
     Channels do not mix: colours are not weighted with alpha, since the fourth channel may as well be a fourth contrast.
     """
     if array.shape[:2] == (height, width):
         return array
-    channels, size = array.shape[2], (width, height)
+    if array.dtype != np.uint8:
+        return resize_floats(cast(Floats, array), height, width)
+    channels, size, pixels = array.shape[2], (width, height), cast(Pixels, array)
     if channels in (1, 3):
-        return _to_array(_to_pillow(array).resize(size, Image.Resampling.BICUBIC))
-    parts = np.split(array, channels, axis=2)
+        return _to_array(_to_pillow(pixels).resize(size, Image.Resampling.BICUBIC))
+    parts = np.split(pixels, channels, axis=2)
     return np.concatenate([_to_array(_to_pillow(p).resize(size, Image.Resampling.BICUBIC)) for p in parts], axis=2)
 
 
-def resize_shorter(array: Pixels, size: int) -> Pixels:
+def resize_floats(array: Floats, height: int, width: int) -> Floats:
+    """A slice at height×width, each channel by the same filter in floating point; what overshoots [-1, 1] is clipped.
+
+    `array` may be H×W as well.
+    """
+    if array.shape[:2] == (height, width):
+        return array
+    planes = np.moveaxis(array, 2, 0) if array.ndim == 3 else array[None]
+    resized = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), Image.Resampling.BICUBIC))
+        for plane in planes
+    ]
+    clipped: Floats = np.clip(np.stack(resized, axis=-1), -1, 1)
+    return clipped if array.ndim == 3 else clipped[..., 0]
+
+
+def resize_shorter(array: Picture, size: int) -> Picture:
     """`array` with its shorter side brought to `size` pixels, up or down, proportions kept (see `resize`)."""
     height, width = array.shape[:2]
     shorter = min(height, width)
     return resize(array, round(height * size / shorter), round(width * size / shorter))
 
 
-def centre_crop(array: Pixels, size: int, name: str = "image", remedy: str = "resize it first") -> Pixels:
+def centre_crop(array: Picture, size: int, name: str = "image", remedy: str = "resize it first") -> Picture:
     """The size×size square in the middle.
 
     Raises:
@@ -131,7 +160,7 @@ def centre_crop(array: Pixels, size: int, name: str = "image", remedy: str = "re
     return array[top : top + size, left : left + size]
 
 
-def check_crop(array: Pixels, size: int, name: str, remedy: str) -> None:
+def check_crop(array: Picture, size: int, name: str, remedy: str) -> None:
     """Raises a UserError where `array` is smaller than a size×size crop."""
     height, width = array.shape[:2]
     if min(height, width) < size:

@@ -1,60 +1,112 @@
-"""Finds the images of a location: a folder, class folders, a list file or webdataset shards, in one fixed order."""
+"""Finds the images of a location: a folder, class folders, a list file, shards or volumes, in one fixed order."""
 
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageEntry, ImageIndex, is_image_name, natural_key
 from vaevq.data.images import IMAGE_EXTENSIONS
 from vaevq.data.shards import expand_pattern, index_shards
 from vaevq.data.split import Split, check_disjoint, split
+from vaevq.data.volumes.entries import SliceEntry
+from vaevq.data.volumes.index import index_volumes
+from vaevq.data.volumes.layout import VOLUME_EXTENSIONS, is_of_brats, is_volume_name, volume_paths
 from vaevq.errors import UserError
 
-__all__ = ["ImageEntry", "ImageIndex", "Split", "check_disjoint", "find_all", "find_images", "read_list", "split"]
+__all__ = [
+    "ImageEntry",
+    "ImageIndex",
+    "Split",
+    "VolumeOptions",
+    "check_disjoint",
+    "find_all",
+    "find_images",
+    "read_list",
+    "split",
+]
 
 
-def find_images(location: str | Path) -> ImageIndex:
+@dataclass(frozen=True)
+class VolumeOptions:
+    """How a location of volumes is read.
+
+    Attributes:
+        slices: which there are, and what they are.
+        cached: unpacked voxels are kept on disk.
+        asked: names of what is asked of this very location, where the rest is a run's, which may not all apply to it;
+            None: all that is not as by default.
+    """
+
+    slices: VolumesConfig = field(default_factory=VolumesConfig)
+    cached: bool = True
+    asked: frozenset[str] | None = None
+
+    def has_effect_on(self, index: ImageIndex) -> bool:
+        """Whether what is asked can be done: of images nothing can."""
+        asked = self.slices != VolumesConfig() if self.asked is None else bool(self.asked)
+        return isinstance(index[0], SliceEntry) or not asked
+
+
+def find_images(location: str | Path, volumes: VolumeOptions = VolumeOptions()) -> ImageIndex:
     """Indexes the images of a location.
 
     Args:
         location: a folder (searched at any depth; names that start with a dot are skipped, and where every image lies
             in a sub-folder the first sub-folder is its class), a list file (`.txt`, see `read_list`), one image,
             a `.tar` shard, a pattern of shards like `train-{000..099}.tar`, or a folder of shards (see
-            `vaevq.data.shards`).
+            `vaevq.data.shards`). Of a NIfTI file, a folder or a list of them, or of DICOM slices, the images are
+            slices (see `vaevq.data.volumes`).
+        volumes: what slices are taken of volumes.
 
     Raises:
-        UserError: the location is absent, empty, or none of these.
+        UserError: the location is absent, empty, or none of these; images where volumes are expected.
     """
     location = str(location)
+    index = _index(location, volumes)
+    if not volumes.has_effect_on(index):
+        raise UserError(f"data.volumes has no effect: {location} holds images, not volumes")
+    return index
+
+
+def _index(location: str, volumes: VolumeOptions) -> ImageIndex:
     path = Path(location).expanduser()
     if path.is_dir():
-        return _index_folder(path, location)
+        return _index_folder(path, location, volumes)
     if not path.exists() and "{" in location:
         return index_shards(expand_pattern(str(path)), location)
     if not path.exists():
         raise UserError(f"{location}: no such file or folder")
     if path.suffix.lower() == ".txt":
-        return read_list(path, location)
+        return _index_list(path, location, volumes)
+    if is_volume_name(path.name):
+        return _index_volumes([path], volumes, location)
     if is_image_name(path.name):
         return ImageIndex(location, (ImageEntry(path.name, None, str(path)),))
     return index_shards([path], location)
 
 
-def find_all(locations: Sequence[str]) -> ImageIndex:
+def find_all(locations: Sequence[str], volumes: VolumeOptions = VolumeOptions()) -> ImageIndex:
     """The images of several locations, one after another; names start with their location, and labels are dropped.
 
+    Those of files of volumes are called as if they were of one folder.
+
     Raises:
-        UserError: no location, or one that `find_images` refuses.
+        UserError: no location, one that `find_images` refuses, images and volumes, or two subjects of one name.
     """
     if not locations:
-        raise UserError("name at least one image, folder, list file or shard")
+        raise UserError("name at least one image, folder, list file, shard or volume")
     if len(locations) == 1:
-        return find_images(locations[0])
+        return find_images(locations[0], volumes)
+    if all(is_volume_name(location) for location in locations):
+        return _index_volumes([Path(location).expanduser() for location in locations], volumes, ", ".join(locations))
     entries: list[ImageEntry] = []
     for location in locations:
-        index = find_images(location)
+        index = find_images(location, volumes)
+        if isinstance(index[0], SliceEntry):
+            raise UserError(f"{location}: several folders of volumes, or volumes beside images; name one at a time")
         single = len(index) == 1 and is_image_name(Path(location).name)
         prefix = "" if single else f"{Path(location).name}/"
         entries += [replace(entry, name=f"{prefix}{entry.name}", label=None) for entry in index]
@@ -98,14 +150,41 @@ def read_list(path: Path, location: str) -> ImageIndex:
     return ImageIndex(location, tuple(entries), classes)
 
 
-def _index_folder(folder: Path, location: str) -> ImageIndex:
+def _index_list(path: Path, location: str, volumes: VolumeOptions) -> ImageIndex:
+    index = read_list(path, location)
+    files = [entry.file for entry in index]
+    of_volumes = sum(is_volume_name(Path(file).name) for file in files)
+    if not of_volumes:
+        return index
+    if of_volumes < len(files) or index.classes:
+        raise UserError(f"{location}: a list of volumes names volumes alone, without labels")
+    return _index_volumes([Path(file) for file in files], volumes, location)
+
+
+def _index_volumes(paths: Sequence[Path], volumes: VolumeOptions, location: str) -> ImageIndex:
+    slices = volumes.slices
+    if volumes.asked is not None and not any(is_of_brats(path.name) for path in paths):
+        of_brats = {"contrasts": None, "stack": "separate"}
+        slices = slices.model_copy(update={k: v for k, v in of_brats.items() if k not in volumes.asked})
+    return index_volumes(paths, slices, location, cached=volumes.cached)
+
+
+def _index_folder(folder: Path, location: str, volumes: VolumeOptions) -> ImageIndex:
     names = sorted(_walk(folder), key=natural_key)
     images = [name for name in names if is_image_name(name.rpartition("/")[2])]
+    if of_volumes := volume_paths(names):
+        if images:
+            raise UserError(
+                f"{location}: {len(images)} images ({images[0]} first) and {len(of_volumes)} volumes; "
+                "name a folder that holds one or the other"
+            )
+        return _index_volumes([folder / name for name in of_volumes], volumes, location)
     if not images:
         shards = [folder / name for name in names if name.endswith(".tar")]
         if shards:
             return index_shards(shards, location)
-        raise UserError(f"{location}: no image found (files that end in {' '.join(IMAGE_EXTENSIONS)} are looked for)")
+        looked_for = " ".join((*IMAGE_EXTENSIONS, *VOLUME_EXTENSIONS))
+        raise UserError(f"{location}: no image found (files that end in {looked_for} are looked for)")
     first = [name.partition("/")[0] for name in images] if all("/" in name for name in images) else []
     classes = tuple(sorted(set(first), key=natural_key))
     number = {name: i for i, name in enumerate(classes)}

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
-from vaevq.data.images import Pixels, UnreadableImage, centre_crop, from_uint8, resize_shorter
+from vaevq.data.images import Picture, UnreadableImage, as_tensor, centre_crop, resize_shorter, to_uint8
 from vaevq.errors import UserError
 from vaevq.seeding import generator
 
@@ -35,6 +35,11 @@ class ImageBatch:
     labels: Tensor | None  # int64, B; None where an image of the index has none
     names: tuple[str, ...]
     unreadable: tuple[str, ...]  # `name: reason` of the images passed over on the way
+    eight_bits: bool = True  # False: slices of volumes, whose intensities are no bytes
+
+    def measurable(self, images: Tensor) -> Tensor:
+        """Images of this kind in the form that figures are taken of: bytes, by rounding, or clamped to [-1, 1]."""
+        return to_uint8(images) if self.eight_bits else images.detach().float().clamp(-1.0, 1.0)
 
 
 def training_batches(
@@ -88,7 +93,7 @@ def evaluation_batches(
     mine = (i for i in range(count) if i // config.kid_block % world_size == rank)
     places = [_Place(i, i * len(index) // count) for i in mine]
 
-    def prepared(image: int) -> Pixels:
+    def prepared(image: int) -> Picture:
         array = index[image].load(channels)
         if config.resize is not None:
             array = resize_shorter(array, config.resize)
@@ -109,9 +114,9 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Cut:
-    """A batch as a worker hands it over: bytes in one tensor, and a user's mistake as data, not as a traceback."""
+    """A batch as a worker hands it over: one tensor, and a user's mistake as data, not as a traceback."""
 
-    pixels: Tensor | None  # uint8 B×C×H×W
+    pixels: Tensor | None  # uint8 or float32 B×C×H×W
     places: tuple[_Place, ...] = ()
     unreadable: tuple[str, ...] = ()
     error: str | None = None
@@ -122,7 +127,7 @@ class _TrainingImages(Dataset[_Cut]):
 
     def __init__(self, index: ImageIndex, config: DataConfig, channels: int, seed: int) -> None:
         self._index, self._config, self._channels, self._seed = index, config, channels, seed
-        self._kept: dict[int, Pixels] = {}
+        self._kept: dict[int, Picture] = {}
         self._room = (config.cache_mib << 20) // max(1, config.workers)  # the limit holds for all workers together
         self._failed: dict[int, str] = {}
 
@@ -138,7 +143,7 @@ class _TrainingImages(Dataset[_Cut]):
             return _Cut(None, error=str(error))
         return _Cut(_stacked(crops), tuple(shown), tuple(unreadable))
 
-    def _next_readable(self, wanted: int, unreadable: dict[str, None]) -> tuple[int, Pixels]:
+    def _next_readable(self, wanted: int, unreadable: dict[str, None]) -> tuple[int, Picture]:
         """The first image from `wanted` on that can be decoded; those before it are noted in `unreadable`."""
         for step in range(min(len(self._index), MOST_FAILURES)):
             image = (wanted + step) % len(self._index)
@@ -151,7 +156,7 @@ class _TrainingImages(Dataset[_Cut]):
         first = next(iter(unreadable))
         raise UserError(f"{self._index.location}: {len(unreadable)} images in a row cannot be read; {first}")
 
-    def _load(self, image: int) -> Pixels:
+    def _load(self, image: int) -> Picture:
         if image in self._kept:
             return self._kept[image]
         array = self._index[image].load(self._channels)
@@ -175,11 +180,11 @@ def _order(count: int, seed: int, starts: Iterable[int], share: int) -> Iterator
 
 
 def _same_sized(
-    places: Iterable[_Place], prepared: Callable[[int], Pixels], most: int, location: str
+    places: Iterable[_Place], prepared: Callable[[int], Picture], most: int, location: str
 ) -> Iterator[_Cut]:
     """Runs of at most `most` successive images of one size. What could not be read comes with the next run."""
     shown: list[_Place] = []
-    arrays: list[Pixels] = []
+    arrays: list[Picture] = []
     unreadable: list[str] = []
     for place in places:
         try:
@@ -206,11 +211,12 @@ def _delivered(cuts: Generator[_Cut, None, None], index: ImageIndex) -> Iterator
                 raise UserError(cut.error)
             entries = [index[place.image] for place in cut.places]
             yield ImageBatch(
-                images=from_uint8(cut.pixels),
+                images=as_tensor(cut.pixels),
                 positions=torch.tensor([place.position for place in cut.places]),
                 labels=torch.tensor([entry.label for entry in entries]) if index.labelled else None,
                 names=tuple(entry.name for entry in entries),
                 unreadable=cut.unreadable,
+                eight_bits=cut.pixels.dtype == torch.uint8,
             )
 
 
@@ -243,7 +249,7 @@ def _from_workers(images: _TrainingImages, order: Iterator[list[_Place]], worker
         ) from None
 
 
-def _stacked(arrays: list[Pixels]) -> Tensor:
+def _stacked(arrays: list[Picture]) -> Tensor:
     return torch.from_numpy(np.stack(arrays).transpose(0, 3, 1, 2).copy())
 
 

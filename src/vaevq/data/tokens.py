@@ -3,12 +3,12 @@
 One safetensors file. Tensors: `tokens`, all images' tokens one after another, row by row, in the smallest of uint8,
 uint16 and int32 that holds K − 1; `grids`, int32 N×2 (h, w) or N×3 (h, w, q); `sizes`, int32 N×2, the original height
 and width; optionally `labels`, int64 N; optionally `latents`, float16 (Σ h·w)×d, in the order of `tokens` the means of
-the posteriors that these were made of. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"; "2"
-with latents),
+the posteriors that these were made of; of volumes `headers`, uint8, what stood before the voxels of their files, one
+after another. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"; "2" with latents or of volumes),
 `codebook_size`, `downsample_factor`, `codes_per_position` (q), where each of the q codes is of a codebook of its own
-`codebooks` (q), `model_digest`, `names` (a JSON list) and `checksum` (SHA-256, hexadecimal, over the other metadata as
-JSON with sorted keys, then for each tensor in alphabetical order its name, its type, its shape as JSON and its
-little-endian bytes).
+`codebooks` (q), of volumes `volumes` (JSON, see `data.volumes.record`), `model_digest`, `names` (a JSON list) and
+`checksum` (SHA-256, hexadecimal, over the other metadata as JSON with sorted keys, then for each tensor in alphabetical
+order its name, its type, its shape as JSON and its little-endian bytes).
 """
 
 import hashlib
@@ -24,17 +24,26 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from vaevq.data.volumes.record import VolumeRecord
 from vaevq.errors import UserError
 from vaevq.files import make_folder, require_absent, written_aside
 
 FORMAT = "vaevq-tokens"
 FORMAT_VERSION = "1"
-LATENTS_VERSION = "2"
-"""The version of files with latents, which are otherwise those of version 1."""
+EXTENDED_VERSION = "2"
+"""Of files with latents, and of files that volumes come back of: who cannot read it must not take slices for images."""
+
 NAMES_LIMIT = 90_000_000
 """Bytes of names a file: safetensors refuses headers of more than 100 MB."""
 
-_TYPES = {"tokens": ("U8", "U16", "I32"), "grids": ("I32",), "sizes": ("I32",), "labels": ("I64",), "latents": ("F16",)}
+_TYPES = {
+    "tokens": ("U8", "U16", "I32"),
+    "grids": ("I32",),
+    "sizes": ("I32",),
+    "labels": ("I64",),
+    "latents": ("F16",),
+    "headers": ("U8",),
+}
 _METADATA = {
     "format",
     "format_version",
@@ -60,6 +69,7 @@ class TokenFile:
         model_digest: `Tokenizer.digest` of the model that made the tokens.
         labels: N class numbers, or None.
         latents: N float16 arrays d×h×w, the means of the posteriors that the tokens were made of, or None.
+        volumes: what brings volumes back, where the images are their slices; None of images.
         codebooks: 1, which all codes are of, or q, where the i-th code of a position is of the i-th.
         source: what error messages call the file.
 
@@ -76,6 +86,7 @@ class TokenFile:
     labels: tuple[int, ...] | None = None
     latents: tuple[npt.NDArray[np.float16], ...] | None = None
     codebooks: int = 1
+    volumes: VolumeRecord | None = None
     source: str = field(default="the token file", repr=False)
 
     def __post_init__(self) -> None:
@@ -100,6 +111,8 @@ class TokenFile:
             self._check_latent(latent, array, name)
         if self.codebooks not in (1, self.codes_per_position):
             raise UserError(f"{self.codebooks} codebooks for {self.codes_per_position} codes a position")
+        if self.volumes is not None:
+            self.volumes.check_sizes(self.sizes)
 
     def _check_image(self, array: npt.NDArray[np.int64], size: tuple[int, int], name: str) -> None:
         expected = tuple(math.ceil(side / self.downsample_factor) for side in size)
@@ -168,9 +181,12 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     if content.latents is not None:
         rows = [array.reshape(len(array), -1).T for array in content.latents]
         tensors["latents"] = np.ascontiguousarray(np.concatenate(rows))  # a transposed one would be written as it lies
+    if content.volumes is not None:
+        tensors["headers"] = np.frombuffer(b"".join(content.volumes.prefixes), dtype=np.uint8)
+    is_extended = content.latents is not None or content.volumes is not None
     metadata = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION if content.latents is None else LATENTS_VERSION,
+        "format_version": EXTENDED_VERSION if is_extended else FORMAT_VERSION,
         "codebook_size": str(content.codebook_size),
         "downsample_factor": str(content.downsample_factor),
         "codes_per_position": str(content.codes_per_position),
@@ -180,6 +196,8 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
     }
     if content.codebooks > 1:
         metadata["codebooks"] = str(content.codebooks)
+    if content.volumes is not None:
+        metadata["volumes"] = content.volumes.to_json()
     if len(metadata["names"]) > NAMES_LIMIT:
         raise UserError(f"{path}: the names of {len(content.names)} images are too long for one file: write several")
     metadata["checksum"] = _checksum(metadata, tensors)
@@ -219,15 +237,17 @@ def _check_header(metadata: Mapping[str, str], types: Mapping[str, str]) -> None
     if metadata.get("format") != FORMAT:
         raise UserError("a safetensors file, but not a vaevq token file")
     version = metadata.get("format_version")
-    if version not in (FORMAT_VERSION, LATENTS_VERSION):
+    if version not in (FORMAT_VERSION, EXTENDED_VERSION):
         raise UserError(
-            f"token format version {version}, this vaevq reads versions {FORMAT_VERSION} and {LATENTS_VERSION}"
+            f"token format version {version}, this vaevq reads versions {FORMAT_VERSION} and {EXTENDED_VERSION}"
         )
-    if set(metadata) - {"codebooks"} != _METADATA:
+    of_volumes = {"volumes"} & set(metadata)
+    if set(metadata) - {"codebooks"} != _METADATA | of_volumes:
         raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA))}")
-    if not {"tokens", "grids", "sizes"} <= set(types) <= set(_TYPES):
+    needed = {"tokens", "grids", "sizes"} | ({"headers"} if of_volumes else set())
+    if not needed <= set(types) <= needed | {"labels", "latents"}:
         raise UserError(f"damaged: it holds the tensors {', '.join(sorted(types))}")
-    if ("latents" in types) != (version == LATENTS_VERSION):
+    if bool(of_volumes or "latents" in types) != (version == EXTENDED_VERSION):
         raise UserError(f"damaged: version {version} with the tensors {', '.join(sorted(types))}")
     for name, dtype in types.items():
         if dtype not in _TYPES[name]:
@@ -271,6 +291,7 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
         labels=None if labels is None else tuple(labels.tolist()),
         latents=None if latents is None else tuple(_grids_of(latents, positions, grids)),
         codebooks=_integer(metadata, "codebooks") if "codebooks" in metadata else 1,
+        volumes=_volumes(metadata, tensors),
         source=source,
     )
     if content.codes_per_position != _integer(metadata, "codes_per_position"):
@@ -285,6 +306,12 @@ def _grids_of(
     parts = np.split(latents, np.cumsum(positions)[:-1])
     for part, (height, width) in zip(parts, grids[:, :2].tolist(), strict=True):
         yield part.T.reshape(-1, height, width)
+
+
+def _volumes(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]]) -> VolumeRecord | None:
+    if "volumes" not in metadata:
+        return None
+    return VolumeRecord.from_json(metadata["volumes"], tensors["headers"].tobytes())
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int:

@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 from vaevq.data.entries import ImageEntry, ImageIndex
-from vaevq.data.images import Pixels, check_crop, resize_shorter
+from vaevq.data.images import Picture, check_crop, resize_shorter
 from vaevq.errors import UserError
 from vaevq.seeding import generator
 
@@ -77,7 +76,7 @@ class _View(ImageEntry):
     number: int = 0
     flip: bool = False
 
-    def load(self, channels: int) -> Pixels:
+    def load(self, channels: int) -> Picture:
         assert self.image is not None
         array = _resized(self.image, self.views.resize, channels)
         if self.views.crop is not None:
@@ -85,7 +84,7 @@ class _View(ImageEntry):
             check_crop(array, side, self.image.name, f"set resize to {side} or more")
             top, left = self._corner(array.shape[0] - side, array.shape[1] - side)
             array = array[top : top + side, left : left + side]
-        return np.ascontiguousarray(array[:, ::-1]) if self.flip else array
+        return array[:, ::-1].copy() if self.flip else array
 
     def _corner(self, below: int, beside: int) -> tuple[int, int]:
         """The crop's upper left corner, where so many rows and columns are left over."""
@@ -99,7 +98,7 @@ class _View(ImageEntry):
 
 
 @lru_cache(maxsize=1)  # the views of one image come one after another
-def _resized(image: ImageEntry, size: int | None, channels: int) -> Pixels:
+def _resized(image: ImageEntry, size: int | None, channels: int) -> Picture:
     array = image.load(channels)
     return array if size is None else resize_shorter(array, size)
 

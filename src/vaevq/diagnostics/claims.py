@@ -8,14 +8,13 @@ walks over batches in constant memory; all noise is a function of the image's po
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaevq.data.images import to_uint8
 from vaevq.data.loader import ImageBatch
 from vaevq.diagnostics.figures import Shown, ratio
 from vaevq.diagnostics.latents import all_codewords
@@ -217,7 +216,7 @@ def overfitting(tokenizer: Tokenizer, held_out: Batches, train: Batches) -> Over
         noise = indexed_noise(shape, batch.positions, _PIXELS).to(batch.images)
         noisy = [(batch.images + sigma * noise).clamp(-1, 1) for sigma in (0.05, 0.1)]
         columns = [_reconstructed(tokenizer, batch, images) for images in (batch.images, *noisy)]
-        columns += [psnr(to_uint8(batch.images), to_uint8(images)) for images in noisy]
+        columns += [psnr(batch.measurable(batch.images), batch.measurable(images)) for images in noisy]
         unseen.update(batch.positions, _table(columns))
         images_unseen += len(batch.images)
     known, new = seen.figures(), unseen.figures()
@@ -238,7 +237,7 @@ def together(batches: Batches, tokenizer: Tokenizer) -> Iterator[ImageBatch]:
     """Batches with their images on the tokenizer's device and in its format."""
     like = next(tokenizer.parameters())
     for batch in batches:
-        yield ImageBatch(batch.images.to(like), batch.positions, batch.labels, batch.names, batch.unreadable)
+        yield replace(batch, images=batch.images.to(like))
 
 
 def _reconstructed(tokenizer: Tokenizer, batch: ImageBatch, images: Tensor) -> Tensor:
@@ -249,7 +248,7 @@ def _reconstructed(tokenizer: Tokenizer, batch: ImageBatch, images: Tensor) -> T
 def _psnr(tokenizer: Tokenizer, batch: ImageBatch, latent: Tensor) -> Tensor:
     """PSNR of decoded latents against the batch's images, float64 B."""
     size = (batch.images.shape[-2], batch.images.shape[-1])
-    return psnr(to_uint8(batch.images), to_uint8(tokenizer.decode_latent(latent, size)))
+    return psnr(batch.measurable(batch.images), batch.measurable(tokenizer.decode_latent(latent, size)))
 
 
 def _table(columns: list[Tensor]) -> Tensor:

@@ -71,8 +71,10 @@ class TokenizerObjective:
             weighted["pixel"] = config.pixel_weight * terms["pixel"]
             total = total + weighted["pixel"]
         if self.perceptual is not None:
-            lpips, features = self.perceptual, self.perceptual.features(images)
-            terms["perceptual"] = self._over_paths(output, lambda x: lpips.distance(features, lpips.features(x)).mean())
+            lpips, features = self.perceptual, self.perceptual.features(self._perceived(images))
+            terms["perceptual"] = self._over_paths(
+                output, lambda x: lpips.distance(features, lpips.features(self._perceived(x))).mean()
+            )
             weighted["perceptual"] = config.perceptual_weight * terms["perceptual"]
             total = total + weighted["perceptual"]
         if discriminator is not None:
@@ -97,6 +99,10 @@ class TokenizerObjective:
         if output.continuous_reconstruction is not None:
             total = total + self.config.continuous_path * term(output.continuous_reconstruction)
         return total
+
+    def _perceived(self, images: Tensor) -> Tensor:
+        """What LPIPS looks at: the images, or each of their channels by itself."""
+        return images.flatten(0, 1)[:, None] if self.config.perceptual_channels == "each" else images
 
     def _pixel(self, images: Tensor, reconstruction: Tensor) -> Tensor:
         difference = reconstruction - images

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaevq import distributed
 from vaevq.config import NO_SOFT_LATENT, EvalConfig
-from vaevq.data.images import from_uint8, to_uint8
+from vaevq.data.images import as_tensor
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.errors import UserError
@@ -27,6 +27,7 @@ from vaevq.metrics.protocol import (
 from vaevq.metrics.result import Evaluation, FigureRow
 from vaevq.metrics.scores import ImageScores, ScoredImage
 from vaevq.metrics.set_distances import SetDistances
+from vaevq.metrics.volumes import SLICE_FIGURES, VolumeScores, volume_protocol
 from vaevq.nn.features import FeatureNetwork
 from vaevq.nn.lpips import Lpips
 from vaevq.quantization.quantizer import Quantizer
@@ -54,9 +55,10 @@ def evaluate(
 ) -> Evaluation:
     """Encodes and decodes images deterministically (the posterior's mean quantized) and measures the result.
 
-    Reconstructions are rounded to 8 bits before anything is measured of them. Every process of a group calls this
-    with the same arguments and gets the same result, which depends neither on their number nor on the batch size
-    (but for the last digits that the networks themselves change with it).
+    Reconstructions are rounded to 8 bits before anything is measured of them; those of slices are clamped to the
+    window, and have figures of their foreground and of whole volumes besides (`metrics.volumes`). Every process of a
+    group calls this with the same arguments and gets the same result, which depends neither on their number nor on
+    the batch size (but for the last digits that the networks themselves change with it).
 
     Args:
         tokenizer: is brought to `device`; its mode is restored afterwards.
@@ -84,7 +86,7 @@ def evaluate(
 
     def new_tally() -> _Tally:
         distances = _set_distances(network, config, len(ordered), reference, channels, device) if network else None
-        return _Tally(tokenizer.quantizer, config, lpips, distances, len(ordered), device)
+        return _Tally(tokenizer.quantizer, config, lpips, distances, ordered, device)
 
     tally, continuous = new_tally(), new_tally() if config.soft else None
 
@@ -110,8 +112,9 @@ def evaluate(
         figures={**figures, **_codebook_figures(statistics, tally.pixels)},
         protocol={
             **data_protocol(split_name, chosen.digest, measured, len(unreadable), config),
+            **volume_protocol(chosen),
             **codebook_protocol(statistics, tokenizer.quantizer.codes_per_position, tokenizer.digest),
-            **image_protocol(config, lpips),
+            **image_protocol(config, lpips, of_slices=tally.volumes is not None),
             **set_protocol(network, config, reference),
             **software_protocol(),
         },
@@ -134,16 +137,18 @@ class _Tally:
         config: EvalConfig,
         lpips: Lpips | None,
         distances: SetDistances | None,
-        images: int,
+        index: ImageIndex,
         device: torch.device,
     ) -> None:
         self.histogram = TokenHistogram(quantizer.codebook_size, device, codebooks=quantizer.codebooks)
         self._lpips = lpips
         self._lpips_name = f"lpips_{config.lpips_network}"
         names = {"psnr": "psnr", "ssim": "ssim", "lpips": self._lpips_name}
-        self.scores = ImageScores(tuple(names[m] for m in names if m in config.metrics), device)
+        self.volumes = VolumeScores.of(index, device)
+        inside = [SLICE_FIGURES[m] for m in SLICE_FIGURES if m in config.metrics and self.volumes is not None]
+        self.scores = ImageScores((*(names[m] for m in names if m in config.metrics), *inside), device)
         self._distances = distances
-        self._seen = torch.zeros(images, dtype=torch.int64, device=device)
+        self._seen = torch.zeros(len(index), dtype=torch.int64, device=device)
         self._pixels = torch.zeros((), dtype=torch.int64, device=device)
         self._capped = torch.zeros((), dtype=torch.int64, device=device)
 
@@ -152,13 +157,15 @@ class _Tally:
         if not bool(output.reconstruction.isfinite().all()):
             raise UserError(f"{batch.names[0]}: the reconstruction is not finite: this model has diverged")
         positions = batch.positions
-        originals, reconstructions = to_uint8(images), to_uint8(output.reconstruction)
+        originals, reconstructions = batch.measurable(images), batch.measurable(output.reconstruction)
         self.histogram.update(output.quantized.tokens)
         values = self._values(originals, reconstructions)
         if values:
             self.scores.update(positions, torch.stack([values[name].double().cpu() for name in self.scores.names], 1))
         if "psnr" in values:
-            self._capped += int((values["psnr"] >= PSNR_CAP).sum())
+            self._capped += int((values["psnr"] >= PSNR_CAP).sum()) if self.volumes is None else 0
+            if self.volumes is not None:
+                self.volumes.update(positions, originals, reconstructions)
         if self._distances is not None:
             self._distances.update(positions, originals, reconstructions)
         self._seen[positions.to(self._seen.device)] += 1
@@ -172,7 +179,9 @@ class _Tally:
         self._pixels = distributed.all_reduce_sum(self._pixels)
         self._capped = distributed.all_reduce_sum(self._capped)
         assert int(self._seen.max()) <= 1, "no image is measured twice"
-        return {**self.scores.figures(), **(self._distances.figures() if self._distances is not None else {})}
+        volumes = self.volumes.figures() if self.volumes is not None and "psnr" in self.scores.names else {}
+        distances = self._distances.figures() if self._distances is not None else {}
+        return {**self.scores.figures(), **volumes, **distances}
 
     @property
     def pixels(self) -> int:
@@ -198,6 +207,7 @@ class _Tally:
             notes.append(f"{int(self._capped)} images are equal but for rounding; they count as {PSNR_CAP:.2f} dB")
         if unreadable:
             notes.append(f"{len(unreadable)} of {len(self._seen)} images could not be read, '{unreadable[0]}' first")
+        notes += self.volumes.notes() if self.volumes is not None and "psnr" in self.scores.names else []
         return notes + (self._distances.notes() if self._distances is not None else [])
 
     def _values(self, originals: Tensor, reconstructions: Tensor) -> dict[str, Tensor]:
@@ -208,8 +218,19 @@ class _Tally:
         if "ssim" in self.scores.names:
             values["ssim"] = ssim(originals, reconstructions)
         if self._lpips is not None:
-            values[self._lpips_name] = self._lpips(from_uint8(originals), from_uint8(reconstructions))
+            values[self._lpips_name] = self._perceptual(self._lpips, originals, reconstructions)
+        if self.volumes is not None:
+            taken = {"psnr": self.volumes.slice_psnr, "ssim": self.volumes.slice_ssim}
+            values |= {SLICE_FIGURES[m]: taken[m](originals, reconstructions) for m in taken if m in self.scores.names}
         return values
+
+    def _perceptual(self, lpips: Lpips, originals: Tensor, reconstructions: Tensor) -> Tensor:
+        """LPIPS, B; of slices the mean over their channels, each seen as grey: contrasts are no colours."""
+        if self.volumes is None:
+            return lpips(as_tensor(originals), as_tensor(reconstructions))  # type: ignore[no-any-return]
+        grey = [images.flatten(0, 1)[:, None] for images in (originals, reconstructions)]
+        distances: Tensor = lpips(*grey)
+        return distances.view(originals.shape[:2]).mean(1)
 
 
 def _softly(tokenizer: Tokenizer, output: TokenizerOutput) -> TokenizerOutput:

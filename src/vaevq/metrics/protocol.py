@@ -42,15 +42,19 @@ def data_protocol(
     }
 
 
-def image_protocol(config: EvalConfig, lpips: Lpips | None) -> dict[str, Any]:
+def image_protocol(config: EvalConfig, lpips: Lpips | None, *, of_slices: bool = False) -> dict[str, Any]:
     """How figures of single images are taken."""
     protocol: dict[str, Any] = {}
+    data_range = "of the window, padding included" if of_slices else "255"
     if "psnr" in config.metrics:
-        protocol["psnr"] = f"per image over all channels, range 255, at most {PSNR_CAP:.2f} dB (rounding noise)"
+        at_most = "16 bits" if of_slices else f"at most {PSNR_CAP:.2f} dB"
+        protocol["psnr"] = f"per image over all channels, range {data_range}, {at_most} (rounding noise)"
     if "ssim" in config.metrics:
-        protocol["ssim"] = "per image and channel, range 255, Gaussian window σ 1.5 of 11 taps, borders left out"
+        taps = "Gaussian window σ 1.5 of 11 taps, borders left out"
+        protocol["ssim"] = f"per image and channel, range {data_range}, {taps}"
     if lpips is not None:
-        protocol["lpips"] = f"v0.1, {lpips.network}, on 8-bit images in [-1, 1]"
+        seen = "on each channel as grey in [-1, 1], mean over channels" if of_slices else "on 8-bit images in [-1, 1]"
+        protocol["lpips"] = f"v0.1, {lpips.network}, {seen}"
         protocol["lpips_checksum"] = lpips.checksum
     return protocol
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vaevq.config import EvalConfig
-from vaevq.data.images import from_uint8
+from vaevq.data.images import as_tensor
 from vaevq.data.loader import ImageBatch
 from vaevq.metrics.fid import FeatureMoments, frechet_distance
 from vaevq.metrics.kid import BlockwiseKernelDistance, Side
@@ -49,7 +49,10 @@ class SetDistances:
         self._block = config.kid_block
 
     def update(self, positions: Tensor, originals: Tensor, reconstructions: Tensor) -> None:
-        """Takes in images, uint8 B×C×H×W, at `positions` (int64 B); with a reference, originals are not looked at."""
+        """Takes in images, uint8 B×C×H×W or slices, at `positions` (int64 B).
+
+        With a reference, originals are not looked at.
+        """
         self._take("evaluated", positions, reconstructions)
         if self._reference is None:
             self._take("reference", positions, originals)
@@ -105,12 +108,12 @@ class SetDistances:
         batch = next(self._reference, None)
         if batch is None:
             return False
-        # What comes from the loader is of 8 bits already, as the reconstructions are.
+        # What comes from the loader is of 8 bits already, as the reconstructions are; or both are slices.
         self._take_features("reference", batch.positions, self._network(batch.images.to(self._device)))
         return True
 
     def _take(self, side: Side, positions: Tensor, images: Tensor) -> None:
-        self._take_features(side, positions, self._network(from_uint8(images)))
+        self._take_features(side, positions, self._network(as_tensor(images)))
 
     def _take_features(self, side: Side, positions: Tensor, features: Tensor) -> None:
         if self._moments is not None:

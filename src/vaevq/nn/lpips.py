@@ -11,7 +11,7 @@ from vaevq.nn.backbones import Backbone, BackboneName
 from vaevq.nn.frozen import FrozenNetwork, three_channels
 from vaevq.nn.weights import checksum, load_strictly, read_array_pickle
 
-_REMEDY = "set loss.perceptual_weight to 0 and leave lpips out of eval.metrics"
+_REMEDY = "set loss.perceptual_weight to 0 (or loss.perceptual_channels to each) and leave lpips out of eval.metrics"
 
 
 class Lpips(FrozenNetwork):

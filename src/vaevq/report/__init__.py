@@ -4,5 +4,6 @@ from vaevq.report.against import write_comparison
 from vaevq.report.examples import report_run
 from vaevq.report.page import write_report
 from vaevq.report.pictures import write_pictures
+from vaevq.report.slices import volume_picture
 
-__all__ = ["report_run", "write_comparison", "write_pictures", "write_report"]
+__all__ = ["report_run", "volume_picture", "write_comparison", "write_pictures", "write_report"]

@@ -13,6 +13,7 @@ _EQUAL = ("data_digest", "images", "resize", "crop", "interpolation", "rounding"
 _SHOWN = (
     "psnr",
     "ssim",
+    "psnr_3d",
     "lpips_alexnet",
     "lpips_vgg16",
     "usage",

@@ -9,8 +9,11 @@ from vaevq.config import EvalConfig
 from vaevq.data.images import Pixels, to_uint8
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
+from vaevq.data.volumes.entries import SliceEntry
+from vaevq.metrics.image import psnr
 from vaevq.report.page import write_report
 from vaevq.report.pictures import Tokens, write_pictures
+from vaevq.report.slices import Look
 from vaevq.tokenizer import Tokenizer
 
 EXAMPLES = 8
@@ -25,12 +28,14 @@ class Examples:
         names: of the images.
         originals, reconstructions: uint8 H×W×C of each.
         tokens: int64 h×w or h×w×q of each.
+        looks: of each how it is shown, where they are slices of volumes; else None.
     """
 
     names: list[str]
     originals: list[Pixels]
     reconstructions: list[Pixels]
     tokens: list[Tokens]
+    looks: list[Look | None]
 
 
 @torch.inference_mode()
@@ -40,7 +45,7 @@ def examples(tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig, cou
     The tokenizer is in evaluation mode, on any device.
     """
     first = next(tokenizer.parameters())
-    made = Examples([], [], [], [])
+    made, entries = Examples([], [], [], [], []), {entry.name: entry for entry in held_out}
     few = config.model_copy(update={"images": count})
     for batch in evaluation_batches(held_out, few, tokenizer.config.autoencoder.image_channels):
         grids = tokenizer.encode(batch.images.to(first.device, first.dtype))
@@ -49,6 +54,10 @@ def examples(tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig, cou
         made.originals.extend(to_uint8(batch.images).permute(0, 2, 3, 1).cpu().numpy())
         made.reconstructions.extend(to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy())
         made.tokens.extend(grids.cpu().numpy())
+        scores = psnr(batch.measurable(batch.images), batch.measurable(decoded.cpu())).tolist()
+        for name, score in zip(batch.names, scores, strict=True):
+            entry = entries[name]
+            made.looks.append(Look.of(entry, score) if isinstance(entry, SliceEntry) else None)
     return made
 
 
@@ -65,5 +74,5 @@ def report_run(run_dir: Path, tokenizer: Tokenizer, held_out: ImageIndex, config
     """
     made = examples(tokenizer, held_out, config)
     size = tokenizer.quantizer.codebook_size
-    write_pictures(run_dir, made.originals, made.reconstructions, made.tokens, made.names, size)
+    write_pictures(run_dir, made.originals, made.reconstructions, made.tokens, made.names, size, made.looks)
     return write_report(run_dir)

@@ -3,6 +3,10 @@
 _LABELS = {
     "psnr": "PSNR",
     "ssim": "SSIM",
+    "psnr_foreground": "PSNR in the foreground",
+    "ssim_foreground": "SSIM in the foreground",
+    "psnr_3d": "PSNR of volumes",
+    "psnr_3d_foreground": "PSNR of volumes in the foreground",
     "lpips_alexnet": "LPIPS (AlexNet)",
     "lpips_vgg16": "LPIPS (VGG16)",
     "rfid": "rFID",

@@ -1,7 +1,7 @@
 """Pictures of what a tokenizer does: originals, reconstructions, token maps, error maps, and an overview of them all.
 
 Channels: 1 is shown as grey and 3 as colour. 2 and 4 (alpha, or the contrasts of a medical slice) are shown side by
-side, each as grey, so that nothing hides behind transparency.
+side, each as grey, so that nothing hides behind transparency; so are those of slices of volumes, whatever their number.
 """
 
 import json
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vaevq.data.images import Pixels
 from vaevq.files import write_text
+from vaevq.report.slices import Look
 
 Tokens = npt.NDArray[np.int64]
 
@@ -43,6 +44,7 @@ class Picture:
         codebook_size: of how many.
         psnr: of the reconstruction in dB; None where it equals the original.
         codes_per_position: q; the map shows the first of them.
+        caption: what else is to be said of it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Picture:
     codebook_size: int
     psnr: float | None
     codes_per_position: int = 1
+    caption: str = ""
 
 
 def write_pictures(
@@ -63,6 +66,7 @@ def write_pictures(
     tokens: Sequence[Tokens],
     names: Sequence[str],
     codebook_size: int,
+    looks: Sequence[Look | None] | None = None,
 ) -> list[Picture]:
     """Writes run_dir/images: four PNG files an image, the overview reconstructions.png, and pictures.json.
 
@@ -72,28 +76,37 @@ def write_pictures(
         tokens: int64 h×w or h×w×q of each image; of q codes the first is drawn, in `token_colours` at the image's size.
         names: of the images; files are called after them.
         codebook_size: K.
+        looks: how slices of volumes are shown, one an image; None for images.
     """
-    assert len(originals) == len(reconstructions) == len(tokens) == len(names)
+    looks = looks or [None] * len(originals)
+    assert len(originals) == len(reconstructions) == len(tokens) == len(names) == len(looks)
     folder = run_dir / "images"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
     pictures, rows = [], []
-    for i, (original, reconstruction, codes, name) in enumerate(
-        zip(originals, reconstructions, tokens, names, strict=True)
+    for i, (original, reconstruction, codes, name, look) in enumerate(
+        zip(originals, reconstructions, tokens, names, looks, strict=True)
     ):
         assert original.shape == reconstruction.shape
         grid, several = (codes, 1) if codes.ndim == 2 else (codes[..., 0], codes.shape[2])
         stem = f"{i:02}_{_file_stem(name)}"
         height, width = original.shape[:2]
-        parts = [shown(original), shown(reconstruction), token_map(grid, height, width)]
-        for part, image in zip(PARTS, [*parts, error_map(original, reconstruction)], strict=True):
+        parts = [shown(original, look), shown(reconstruction, look)]
+        maps = [token_map(grid, height, width), error_map(original, reconstruction)]
+        if look is not None:
+            maps = [look.spaced(image, smooth=False) for image in maps]
+        parts.append(maps[0])
+        for part, image in zip(PARTS, [*parts, maps[1]], strict=True):
             image.save(folder / f"{stem}_{part}.png", optimize=True)
         error = float(np.mean((original.astype(np.float64) - reconstruction) ** 2))
         psnr = 10 * float(np.log10(255**2 / error)) if error else None
         shape = (grid.shape[0], grid.shape[1])
         distinct = len(np.unique(grid))
-        pictures.append(Picture(name, stem, height, width, shape, distinct, codebook_size, psnr, several))
+        if look is not None:
+            psnr = look.psnr  # of intensities, not of what is shown of them
+        caption = look.caption if look is not None else ""
+        pictures.append(Picture(name, stem, height, width, shape, distinct, codebook_size, psnr, several, caption))
         rows.append(parts)
     if pictures:
         overview(rows, [_file_stem(name) for name in names]).save(folder / "reconstructions.png")
@@ -111,8 +124,10 @@ def read_pictures(run_dir: Path) -> list[Picture]:
     return [p for p in pictures if all((file.parent / f"{p.stem}_{part}.png").exists() for part in PARTS)]
 
 
-def shown(array: Pixels) -> Image.Image:
-    """An image as it is shown: see this module's rule for channels."""
+def shown(array: Pixels, look: Look | None = None) -> Image.Image:
+    """An image as it is shown: see this module's rule for channels; a slice as its `look` has it."""
+    if look is not None:
+        return look.shown(array)
     if array.shape[2] == 3:
         return Image.fromarray(np.ascontiguousarray(array))
     return Image.fromarray(np.concatenate([array[:, :, c] for c in range(array.shape[2])], axis=1))

@@ -19,7 +19,7 @@ _KINDS = {
     **{"residual": "Residual quantization", "movq": "Multichannel quantization (MoVQ)"},
 }
 _NAMES_SHOWN = 200
-_HEADLINE = ("psnr", "ssim", "lpips_", "rfid", "fd_", "usage", "perplexity")
+_HEADLINE = ("psnr", "ssim", "psnr_3d", "lpips_", "rfid", "fd_", "usage", "perplexity")
 _OF_CODEBOOK = (
     *("tokens_per_codeword", "usage", "usage_ceiling", "usage_of_ceiling"),
     *("dead_codewords", "perplexity", "perplexity_share", "entropy_bits"),
@@ -89,7 +89,7 @@ def _tile(row: FigureRow, evaluation: Evaluation, size: int) -> str:
     elif row.name == "perplexity":
         remark = f"of {size:,} codewords: {values.get('perplexity_share', '–')}"
     else:
-        remark = "higher is better" if row.name in ("psnr", "ssim") else "lower is better"
+        remark = "higher is better" if row.name in ("psnr", "ssim", "psnr_3d") else "lower is better"
     value = row.value.removesuffix(" codewords")
     return (
         f'<div class="tile"><small>{escape(label(row.name))}</small><b>{escape(value)}</b>'
@@ -103,12 +103,15 @@ def pictures(run: RunFolder) -> str:
         return paragraph("No pictures are in this run folder.", "muted")
     channels = run.setting("model.autoencoder.image_channels")
     labels = ("original", "reconstruction", "token map", "error")
+    of_volumes = any(picture.caption for picture in run.pictures)
+    side_by_side = channels in (2, 4) or (of_volumes and channels == 3)
     parts = [
         paragraph(
             "Held-out images: what goes in, what comes back from the tokens alone, the tokens, and where it differs. "
             "A token's colour only tells it from others; it is the same in all token maps."
             + (f" They show the first of the {_codes(run)} tokens of each position." if _codes(run) > 1 else "")
-            + (" The channels stand side by side, each as grey." if channels in (2, 4) else "")
+            + (" The channels stand side by side, each as grey." if side_by_side else "")
+            + (" Letters name the patient's sides; a pixel is as high as it is wide." if of_volumes else "")
         ),
         f'<p class="muted">Error, mean over channels: 0<span class="scale"></span>{ERROR_WHITE} or more of 255.</p>',
     ]
@@ -123,7 +126,7 @@ def pictures(run: RunFolder) -> str:
         several = f"×{codes} tokens, of the first " if codes > 1 else " tokens, "
         caption = (
             f"{picture.name} · {picture.width}×{picture.height} pixels · {picture.grid[1]}×{picture.grid[0]}{several}"
-            f"{picture.distinct_tokens:,} different · PSNR {psnr}"
+            f"{picture.distinct_tokens:,} different · PSNR {psnr}{' · ' if picture.caption else ''}{picture.caption}"
         )
         parts.append(
             f'<figure class="picture"><div>{"".join(cells)}</div><figcaption>{escape(caption)}</figcaption></figure>'

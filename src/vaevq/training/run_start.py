@@ -17,7 +17,7 @@ from vaevq.training.tracking import Tracker
 AnyRun = RunConfig | GeneratorRunConfig
 
 CHANGES_NO_RESULT = {
-    "data": {"workers", "cache_mib", "max_unreadable_share"},
+    "data": {"workers", "cache_mib", "max_unreadable_share", "volume_cache"},
     "train": {
         "device",
         "log_every",

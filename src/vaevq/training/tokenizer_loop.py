@@ -18,7 +18,9 @@ import torch
 from vaevq.config import EvalConfig, RunConfig, VqganLcConfig
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, training_batches
+from vaevq.data.split import subjects_of
 from vaevq.data.unreadable import UnreadableLog
+from vaevq.data.volumes.entries import check_channels
 from vaevq.diagnostics.gradients import gradient_batch
 from vaevq.diagnostics.monitor import Monitor
 from vaevq.errors import UserError
@@ -71,6 +73,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         check_batch(config.train, place)
         with place.together():
             images = run_images(config.data, config.seed)
+            for side in (images.train, images.held_out):
+                check_channels(side[0], config.model.autoencoder.image_channels)
             # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
             load_lpips(config.eval, torch.device("cpu"))
             load_feature_network(config.eval, torch.device("cpu"))
@@ -78,7 +82,14 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                 lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
         trainer = TokenizerTrainer(config, place)
         with place.together():
-            resume(trainer, config, run_dir, follow={"model.quantizer.quantize_from"})
+            resume(
+                trainer,
+                config,
+                run_dir,
+                follow={"model.quantizer.quantize_from"},
+                data_file="split.json",
+                data=_subjects(images),
+            )
         continues, initialization = bool(checkpoints(run_dir / "checkpoints")), None
         with place.together():
             if config.train.init_from is not None and continues:
@@ -239,7 +250,14 @@ def _split(images: RunImages) -> dict[str, Any]:
         "description": images.description,
         "train": [entry.name for entry in images.train],
         "held_out": [entry.name for entry in images.held_out],
+        **_subjects(images),
     }
+
+
+def _subjects(images: RunImages) -> dict[str, Any]:
+    """Of slices, whose they are, on either side: a run goes on with the same subjects or not at all."""
+    sides = {"train_subjects": subjects_of(images.train), "held_out_subjects": subjects_of(images.held_out)}
+    return sides if sides["train_subjects"] else {}
 
 
 def _final_evaluation(

@@ -1,0 +1,131 @@
+"""A DICOM series is the volume that its slices make, wherever they lie and in whatever order they are stored."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from runs import vaevq
+from vaevq.data.index import find_images
+from vaevq.data.split import subjects_of
+from vaevq.data.volumes.cache import open_volume
+from vaevq.data.volumes.source import write_nifti
+from vaevq.errors import UserError
+from volumes import ball
+
+pydicom = pytest.importorskip("pydicom")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAEVQ_CACHE", str(tmp_path / "cache"))
+
+
+def write_series(folder: Path, voxels: Any, change: Callable[[Any, int], None] = lambda part, number: None) -> Path:
+    """x×y×z voxels as axial CT slices, 0.5 mm from column to column, 0.75 from row to row, 2 apart, head first."""
+    folder.mkdir(parents=True)
+    columns, rows, count = voxels.shape
+    for number in range(count):
+        part = pydicom.Dataset()
+        part.file_meta = pydicom.dataset.FileMetaDataset()
+        part.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number + 1}"
+        part.SeriesInstanceUID, part.Modality, part.PatientID = "1.2.3", "CT", "nobody"
+        part.Rows, part.Columns, part.SamplesPerPixel = rows, columns, 1
+        part.PhotometricInterpretation = "MONOCHROME2"
+        part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation = 16, 16, 15, 1
+        part.PixelSpacing, part.ImageOrientationPatient = [0.75, 0.5], [1, 0, 0, 0, 1, 0]
+        part.ImagePositionPatient = [-10.0, -20.0, 30.0 + 2 * number]
+        part.RescaleSlope, part.RescaleIntercept = 2, -1024
+        part.PixelData = np.ascontiguousarray(voxels[:, :, number].T).tobytes()
+        change(part, number)
+        # The names run against the direction of the slices.
+        part.save_as(folder / f"{count - number:03}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_a_series_is_its_volume_in_its_place(tmp_path: Path) -> None:
+    voxels = ball((14, 12, 9))
+    opened = open_volume(str(write_series(tmp_path / "series", voxels)))
+    np.testing.assert_array_equal(opened.read(), voxels)
+    assert (opened.slope, opened.inter, opened.dtype) == (2, -1024, np.dtype("<i2"))
+    # DICOM's x and y run to the left and to the back, NIfTI's to the right and to the front.
+    expected = np.diag([-0.5, -0.75, 2, 1.0])
+    expected[:3, 3] = [10, 20, 30]
+    np.testing.assert_allclose(opened.affine, expected)
+    path = tmp_path / "same.nii"
+    write_nifti(path, opened.prefix, voxels, packed=False)
+    np.testing.assert_allclose(nib.load(path).affine, expected)
+    np.testing.assert_array_equal(nib.load(path).get_fdata(), voxels * 2.0 - 1024)
+    one, other = find_images(tmp_path / "series"), find_images(path)
+    assert len(one) == len(other)
+    np.testing.assert_array_equal(one[3].load(1), other[3].load(1))
+
+
+def test_folders_of_series_are_subjects_and_come_back_as_nifti(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_series(tmp_path / "data" / name, ball((14, 12, 9)))
+    assert subjects_of(find_images(tmp_path / "data")) == ["one", "two"]
+    from test_volumes_codec import model
+
+    grey, tokens = model(tmp_path / "grey", 1), tmp_path / "t.safetensors"
+    done = vaevq("encode", tmp_path / "data" / "one", "--model", grey, "-o", tokens, "--volumes", "size=16")
+    assert done.code == 0, done.err
+    done = vaevq("decode", tokens, "--model", grey, "-o", tmp_path / "back")
+    assert done.code == 0, done.err
+    back = nib.load(tmp_path / "back" / "one.nii.gz")
+    assert back.shape == (14, 12, 9)
+    np.testing.assert_allclose(back.affine, open_volume(str(tmp_path / "data" / "one")).affine)
+    rows = vaevq("inspect", tmp_path / "data" / "one", "--json").out
+    assert '"axes run to": "LPS"' in rows
+
+
+def of_another_series(part: Any, number: int) -> None:
+    part.SeriesInstanceUID = f"1.2.{3 + number % 2}"
+
+
+def displaced(part: Any, number: int) -> None:
+    if number == 4:
+        part.ImagePositionPatient = [-10.0, -20.0, 30.0 + 2 * number + 1]
+
+
+def without_position(part: Any, number: int) -> None:
+    del part.ImagePositionPatient
+
+
+def scaled_apart(part: Any, number: int) -> None:
+    part.RescaleSlope = 1 + number
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (of_another_series, "have 2 different SeriesInstanceUID; one folder holds one series"),
+        (displaced, "slices do not lie evenly: one is missing, or there twice"),
+        (without_position, "without ImagePositionPatient, so no slice of a volume"),
+        (scaled_apart, "scaled differently"),
+    ],
+)
+def test_a_series_with_a_fault_is_named_in_one_line(
+    change: Callable[[Any, int], None], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        find_images(write_series(tmp_path / "series", ball((14, 12, 9)), change))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_dicom_and_a_missing_package_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.dcm").write_text("no slice")
+    with pytest.raises(UserError, match=r"x\.dcm: "):
+        find_images(tmp_path / "a")
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    folder = tmp_path / "b"
+    folder.mkdir()
+    (folder / "x.dcm").write_text("no slice")
+    with pytest.raises(UserError, match=r"pip install 'vaevq\[dicom\]'"):
+        find_images(folder)
