@@ -69,12 +69,12 @@ class DiffusersTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         block_out_channels: tuple[int, ...] | None = None,
         lookup_from_codebook: bool = False,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         config = validate(TokenizerConfig, dict(tokenizer_config), "the tokenizer's configuration")
         if config.quantizer.kind == "gaussian":
             raise UserError("a tokenizer of kind gaussian chooses by the posterior's variance, which diffusers has not")
         autoencoder, quantizer = config.autoencoder, config.quantizer
-        self.register_to_config(  # type: ignore[no-untyped-call]
+        self.register_to_config(
             in_channels=autoencoder.image_channels,
             out_channels=autoencoder.image_channels,
             latent_channels=quantizer.code_dim,

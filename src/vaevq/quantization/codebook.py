@@ -51,7 +51,7 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         dtype = torch.promote_types(latents.dtype, torch.float32)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
-        half_norms = torch.cat([0.5 * e.to(dtype).square().sum(dim=1) for e in codewords.split(CODEWORD_TILE)])
+        half_norms = torch.cat([0.5 * e.to(dtype).square().sum(dim=1) for e in torch.split(codewords, CODEWORD_TILE)])
         if not works_in_tiles():
             return torch.addmm(half_norms, latents.to(dtype), codewords.to(dtype).T, alpha=-1).argmin(dim=1)
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
@@ -73,7 +73,7 @@ def _least(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The least score of each row and its lowest place, as `scores.min(dim=1)`, which is twice as slow on a CPU:
     minima without places are vectorized, so they are taken first, and one group a row is searched."""
     if scores.shape[1] % GROUP:
-        return scores.min(dim=1)  # type: ignore[return-value]
+        return scores.min(dim=1)
     groups = scores.view(len(scores), -1, GROUP)
     least, group = groups.amin(dim=2).min(dim=1)
     chosen = groups[torch.arange(len(groups), device=scores.device), group]
