@@ -121,6 +121,11 @@ class GeneratorTrainConfig(Section):
     evaluate_images: int = Field(default=5_000, ge=1)  # held-out images at most
     checkpoint_every: int = Field(default=128_000, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    # Where a loss term or a gradient is not finite: stop; skip the step; rollback: to the weights and optimizers of the
+    # newest checkpoint, while images go on. No weight is ever changed by it.
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "skip"
+    nonfinite_limit: int = Field(default=10, ge=1)  # so many such steps in a row stop the run
+    digest_every: int = Field(default=128_000, ge=0)  # whether all processes hold the same weights; 0: no
     tensorboard: bool = True
     wandb: bool = False
 

@@ -24,11 +24,16 @@ CHANGES_NO_RESULT = {
         "evaluate_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "on_nonfinite",
+        "nonfinite_limit",
+        "digest_every",
+        "usage_floor",
+        "perplexity_floor",
         "tensorboard",
         "wandb",
     },
 }
-"""What may differ between a run and its continuation, by section."""
+"""What may differ between a run and its continuation, by section: it changes no result of finite steps."""
 
 
 class Continued(Protocol):
