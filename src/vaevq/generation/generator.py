@@ -10,16 +10,17 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vaevq.config import read_json
 from vaevq.config.generation import GeneratorConfig
 from vaevq.errors import UserError, nearest_name
-from vaevq.files import write_text, written_aside
+from vaevq.files import folder_aside, write_text
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.build import build_network
 from vaevq.generation.sampling import SamplingOptions
+from vaevq.nn.weights import save_weights
 from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE, Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -216,11 +217,25 @@ class Generator(
             raise UserError(f"given tokens must be in [0, {tokens.codebook_size})")
         return given.long().reshape(1, -1)
 
+    def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
+        """Writes a model folder, each file whole or not at all; what stood there is replaced, but for a README.md.
+
+        Args:
+            save_directory: the folder; made if absent.
+            hub_options: as `huggingface_hub.ModelHubMixin.save_pretrained` takes them (`push_to_hub`, `repo_id`, ...).
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        folder = Path(save_directory)
+        # The mixin begins with removing config.json: a kill after that would leave a folder that is no model.
+        with folder_aside(folder, keep=("README.md",)) as aside:
+            repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
+            return super().save_pretrained(aside, **repo)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors, config.json and, where it is at hand, the tokenizer in a folder of its own."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with written_aside(save_directory / WEIGHTS_FILE) as aside:
-            save_file(state, aside, metadata={"format": "pt"})
+        save_weights(save_directory / WEIGHTS_FILE, self.state_dict())
         write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
         for tokenizer in self._tokenizer:
             tokenizer.save_pretrained(save_directory / TOKENIZER_FOLDER)

@@ -9,9 +9,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vaevq.errors import UserError
+from vaevq.files import written_aside
 
 # Under NumPy 1 this function lives in numpy.core, under NumPy 2 in numpy._core; pickles name either.
 _RECONSTRUCT = np.ndarray(0).__reduce__()[0]
@@ -89,6 +92,20 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         _refuse(file, "no state dict of tensors")
     return state
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors as a safetensors file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written, on a full disk for example.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with written_aside(path) as aside:
+        try:
+            save_file(tensors, aside, metadata={"format": "pt"})
+        except SafetensorError as error:  # how its writer reports a full disk
+            raise OSError(str(error)) from None
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], file: Path, what: str) -> None:
