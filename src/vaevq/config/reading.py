@@ -23,6 +23,12 @@ from vaevq.errors import UserError, nearest_name
 T = TypeVar("T", bound=BaseModel)
 S = TypeVar("S", bound="Section")
 
+MOST_VALUES = 100_000
+"""A configuration has a few hundred."""
+
+MOST_SHOWN = 200
+"""Characters of a wrong value that a message repeats."""
+
 
 RecipeKind = Literal["tokenizers", "generators"]
 
@@ -175,11 +181,32 @@ def load_section(model: type[S], overrides: Sequence[str], base: S) -> S:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        tree = yaml.safe_load(text)
+    except RecursionError:
+        raise UserError(f"{where}: not valid: its values are nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # of a date or a number that is none
+        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
+    _check_extent(tree, where)
+    return tree
+
+
+def _check_extent(tree: Any, where: str) -> None:
+    """Makes sure that a tree has an end and is no bomb: with aliases, a few lines of YAML can stand for billions."""
+    waiting, seen = [tree], 0
+    while waiting:
+        seen += 1
+        if seen > MOST_VALUES:
+            raise UserError(f"{where}: more than {MOST_VALUES} values, or values that hold themselves")
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
 
 
 def _overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -214,8 +241,10 @@ def read_json(model: type[T], path: Path) -> T:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: not valid JSON") from None
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     return validate(model, tree, str(path))
 
 
@@ -237,7 +266,9 @@ def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"].startswith("value_error") or not location:
         return f"{path}: {message}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+    given = repr(error["input"])
+    shown = given if len(given) <= MOST_SHOWN else f"{given[:MOST_SHOWN]}…"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {shown}"
 
 
 def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
