@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from vaevq.errors import UserError
 from vaevq.files import folder_aside, write_text
 from vaevq.lineage import LINEAGE_FILE, Lineage
 from vaevq.nn.autoencoder import Decoder, Encoder
-from vaevq.nn.weights import save_weights
+from vaevq.nn.weights import check_extent, save_weights
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
 from vaevq.quantization.quantizer import Quantized
@@ -221,14 +222,22 @@ class Tokenizer(
         """
         folder = model_folder(pretrained_model_name_or_path, **hub_options)
         config = read_json(TokenizerConfig, folder / CONFIG_FILE)
-        tokenizer = cls(config)
         path = folder / WEIGHTS_FILE
+        shape, quantizer = config.autoencoder, config.quantizer
+        layers = max(
+            shape.blocks * len(shape.multipliers), quantizer.codes_per_position, getattr(quantizer, "bridge_depth", 0)
+        )
+        # The fixed points of a Gaussian are computed where a network is built, however it is built.
+        points = quantizer.codebook_size * quantizer.code_dim if quantizer.kind == "gaussian" else 0
+        check_extent(path, lambda: cls(config), layers, points)
+        tokenizer = cls(config)
         try:
             tokenizer.load_state_dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            first = textwrap.shorten(first, 300, placeholder=" …")
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
         tokenizer.lineage = Lineage.read(folder, config.quantizer.codebook_size)
         return tokenizer.eval()

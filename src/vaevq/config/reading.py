@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -27,7 +28,7 @@ MOST_VALUES = 100_000
 """A configuration has a few hundred."""
 
 MOST_SHOWN = 200
-"""Characters of a wrong value that a message repeats."""
+"""Characters of a wrong name or value that a message repeats."""
 
 
 RecipeKind = Literal["tokenizers", "generators"]
@@ -69,7 +70,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: it is absent, no YAML, or no mapping.
     """
-    if not path.is_file():
+    if not isfile(path):  # noqa: PTH113 - pathlib's fails where a name is too long
         raise UserError(f"{path}: no such {what} file")
     try:
         text = path.read_text(encoding="utf-8")
@@ -229,6 +230,8 @@ def validate(model: type[T], tree: Any, where: str) -> T:
     except ValidationError as error:
         lines = [_explain(model, tree, dict(e)) for e in error.errors()]
         raise UserError(f"{where}: " + "; ".join(lines)) from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: a value is no valid text") from None
 
 
 def read_json(model: type[T], path: Path) -> T:
@@ -252,7 +255,7 @@ def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     """One pydantic error as `dotted.path: what is wrong`."""
     # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
     location = [str(part) for part in error["loc"] if part not in QUANTIZERS | GENERATORS]
-    path = ".".join(location)
+    path = _shown(".".join(location))
     if error["type"] == "extra_forbidden":
         known = _fields_beside(model, tree, location)
         name = location[-1]
@@ -266,9 +269,11 @@ def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"].startswith("value_error") or not location:
         return f"{path}: {message}" if path else message
-    given = repr(error["input"])
-    shown = given if len(given) <= MOST_SHOWN else f"{given[:MOST_SHOWN]}…"
-    return f"{path}: {message[0].lower()}{message[1:]}, not {shown}"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {_shown(repr(error['input']))}"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -63,7 +63,9 @@ class ShardPlan(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.shards > MOST_SHARDS:
-            raise ValueError(f"{self.images} images are {self.shards} shards of {self.shard_size}, more than {MOST_SHARDS}")
+            raise ValueError(
+                f"{self.images} images are {self.shards} shards of {self.shard_size}, more than {MOST_SHARDS}"
+            )
         return self
 
     @property

@@ -1,6 +1,7 @@
 """The generator: labels to tokens to images. Composition only: a network, and the tokenizer that decodes."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from vaevq.files import folder_aside, write_text
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.build import build_network
 from vaevq.generation.sampling import SamplingOptions
-from vaevq.nn.weights import save_weights
+from vaevq.nn.weights import check_extent, save_weights
 from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE, Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -265,6 +266,7 @@ class Generator(
             folder = folder / "model"
         config = _read_config(folder)
         path = folder / WEIGHTS_FILE
+        check_extent(path, lambda: cls(config), config.network.layers, config.network.width)
         generator = cls(config)
         try:
             generator.load_state_dict(load_file(path))
@@ -272,6 +274,7 @@ class Generator(
             raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            first = textwrap.shorten(first, 300, placeholder=" …")
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
         if tokenizer is None and (folder / TOKENIZER_FOLDER).is_dir():
             tokenizer = folder / TOKENIZER_FOLDER
