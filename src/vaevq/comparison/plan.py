@@ -161,7 +161,7 @@ def read_plan(path: Path, *, data: str | None = None, held_out: str | None = Non
 def _base(name: str, path: Path) -> dict[str, Any]:
     """The recipe as plain data, its variant spelled out: a row of another quantizer takes the rest of it."""
     beside = path.parent / name
-    tree = recipe_tree(beside if name not in recipe_names() and isfile(beside) else name)  # noqa: PTH
+    tree = recipe_tree(beside if name not in recipe_names() and isfile(beside) else name)  # noqa: PTH113
     tree.pop("seed", None)
     return spelled_out(tree)
 

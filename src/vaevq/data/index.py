@@ -30,11 +30,11 @@ def find_images(location: str | Path) -> ImageIndex:
     location = str(location)
     path = Path(location).expanduser()
     # Not pathlib's, which fail where a name is too long.
-    if os.path.isdir(path):  # noqa: PTH
+    if os.path.isdir(path):  # noqa: PTH112
         return _index_folder(path, location)
-    if not os.path.exists(path) and "{" in location:  # noqa: PTH
+    if not os.path.exists(path) and "{" in location:  # noqa: PTH110
         return index_shards(expand_pattern(str(path)), location)
-    if not os.path.exists(path):  # noqa: PTH
+    if not os.path.exists(path):  # noqa: PTH110
         raise UserError(f"{location}: no such file or folder")
     if path.suffix.lower() == ".txt":
         return read_list(path, location)
@@ -89,7 +89,7 @@ def read_list(path: Path, location: str) -> ImageIndex:
     if not names:
         raise UserError(f"{location}: the list names no image")
     files = [path.parent / name for name in names]
-    if not os.path.isfile(files[0]):  # noqa: PTH
+    if not os.path.isfile(files[0]):  # noqa: PTH113
         raise UserError(f"{location}: {names[0]}: no such file in {path.parent}, which the list's paths start from")
     classes, numbers = _number_labels(labels, location)
     entries = (
