@@ -254,7 +254,9 @@ def read_json(model: type[T], path: Path) -> T:
 def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     """One pydantic error as `dotted.path: what is wrong`."""
     # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
-    location = [str(part) for part in error["loc"] if part not in QUANTIZERS | GENERATORS]
+    parts = tuple(map(str, error["loc"]))
+    tagged = {"quantizer": QUANTIZERS, "network": GENERATORS}
+    location = [part for before, part in zip(("", *parts), parts, strict=False) if part not in tagged.get(before, ())]
     path = _shown(".".join(location))
     if error["type"] == "extra_forbidden":
         known = _fields_beside(model, tree, location)

@@ -51,11 +51,11 @@ def check_agreement(state: Mapping[str, Any], device: torch.device, when: str) -
 
 def digest(tensor: Tensor) -> Tensor:
     """An int64 that changes with any bit of a tensor and with the order of its rows, computed where the tensor is."""
+    if not tensor.numel():
+        return torch.zeros((), dtype=torch.int64, device=tensor.device)
     rows = tensor.detach().contiguous().reshape(len(tensor) if tensor.ndim else 1, -1)
     if rows.dtype == torch.bool:
         rows = rows.to(torch.uint8)
-    if not rows.numel():
-        return torch.zeros((), dtype=torch.int64, device=rows.device)
     bits = rows.view(_INTEGERS[rows.element_size()]).to(torch.int64)
     of_rows = (bits * _SPREAD ^ (bits >> 7)).sum(dim=1)
     return (of_rows * torch.arange(1, 2 * len(rows), 2, device=rows.device)).sum()
