@@ -199,15 +199,31 @@ def command_line(*words: object) -> list[str]:
 
 
 def torchrun(*program: object, cwd: Path) -> Outcome:
-    """A program on two processes, as users start it."""
+    """A program on two processes, as users start it.
+
+    It takes eight seconds of CPU, so minutes on a machine that is busy enough. Where it takes longer, all of it is
+    ended with what every process was at, which fails the test that waits for it.
+    """
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*start, *map(str, program)]
-    try:
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
-    except subprocess.TimeoutExpired:
-        # Seen once, on a busy machine, and not understood: the launcher, or how a process ends (`cli.command`).
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, timeout=150)
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    command, environment = [*start, *map(str, program)], {**os.environ, "PYTHONFAULTHANDLER": "1"}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **pipes) as launcher:
+        try:
+            out, err = launcher.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            for process in _below(launcher.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGABRT)  # which prints the stack of each thread
+            out, err = launcher.communicate(timeout=30)
+            raise AssertionError(f"{command} did not end in 240 s:\n{out}\n{err}") from None
+    return Outcome(launcher.returncode, out, err)
+
+
+def _below(process: int) -> list[int]:
+    """A process and those that it and they have started, the youngest first."""
+    lists = [task.read_text() for task in Path(f"/proc/{process}/task").glob("*/children")]
+    children = [int(child) for text in lists for child in text.split()]
+    return [*(below for child in children for below in _below(child)), process]
 
 
 def on_two_processes(work: Callable[..., None], *given: Any) -> None:

@@ -70,6 +70,12 @@ def _joins_too_late(of: Options) -> bool:
     return bool(of["loss.adversarial_weight"]) and of["loss.adversarial_start"] > last_step
 
 
+_NONFINITE_LIMIT = NoEffect(
+    ("train.nonfinite_limit",),
+    lambda of: of["train.on_nonfinite"] == "stop",
+    "has no effect at train.on_nonfinite stop: the first such step stops the run",
+)
+
 NO_EFFECT: tuple[NoEffect, ...] = (
     NoEffect(
         ("model.autoencoder.upsampling",),
@@ -221,6 +227,7 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         lambda of: "kid" not in of["eval.metrics"],
         "has no effect without kid in eval.metrics",
     ),
+    _NONFINITE_LIMIT,
 )
 
 GENERATOR_NO_EFFECT: tuple[NoEffect, ...] = (
@@ -254,6 +261,12 @@ GENERATOR_NO_EFFECT: tuple[NoEffect, ...] = (
         lambda of: of["network.kind"] == "diffusion" and not of["network.conditional"],
         "has no effect where network.conditional is false: there is no class token",
     ),
+    NoEffect(
+        ("train.digest_every",),
+        lambda of: of["train.parallel"] == "fsdp",
+        "has no effect at train.parallel fsdp: no weight is on two processes",
+    ),
+    _NONFINITE_LIMIT,
 )
 """Of the configuration of a generator's run."""
 

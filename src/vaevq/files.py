@@ -1,7 +1,8 @@
 """Files written whole or not at all: aside, synced, then renamed."""
 
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+        _sync_names(path.parent)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from None
     finally:
@@ -30,10 +32,56 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink()
 
 
+@contextmanager
+def folder_aside(folder: Path, keep: Collection[str] = ()) -> Iterator[Path]:
+    """Gives a folder beside `folder` to write files to; at the end each takes its place in `folder`, which is made.
+
+    After an error nothing is left, and what stood in `folder` still stands. A kill can come between two files, each of
+    which is old or new, and whole.
+
+    Args:
+        folder: the destination.
+        keep: names of files that stay as they are where they stand already.
+
+    Raises:
+        UserError: the files cannot be written.
+    """
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        make_folder(aside)
+        yield aside
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(aside)
+            if place.name in keep and place.exists():
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            path.replace(place)
+        _sync_names(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror or error}); nothing was changed") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_names(folder: Path) -> None:
+    """So that a name that was given outlives a power failure; not every system can do this."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes, at any depth, what a killed process had begun to write aside; no other may be writing there."""
-    for aside in folder.rglob(".*.part"):
-        aside.unlink(missing_ok=True)
+    for aside in list(folder.rglob(".*.part")):
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

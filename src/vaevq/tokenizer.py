@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,15 +12,16 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vaevq.card import tokenizer_card
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
-from vaevq.files import write_text, written_aside
+from vaevq.files import folder_aside, write_text
 from vaevq.lineage import LINEAGE_FILE, Lineage
 from vaevq.nn.autoencoder import Decoder, Encoder
+from vaevq.nn.weights import check_extent, save_weights
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
 from vaevq.quantization.quantizer import Quantized
@@ -210,11 +212,28 @@ class Tokenizer(
         front_matter = self._hub_mixin_info.model_card_data.to_yaml()
         return ModelCard(tokenizer_card(front_matter, self.config, self.digest, self.origin))
 
+    def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
+        """Writes a model folder, each file whole or not at all; what stood there is replaced, but for a README.md.
+
+        Args:
+            save_directory: the folder; made if absent.
+            hub_options: as `huggingface_hub.ModelHubMixin.save_pretrained` takes them (`push_to_hub`, `repo_id`, ...).
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        folder = Path(save_directory)
+        # The mixin begins with removing config.json: a kill after that would leave a folder that is no model.
+        with folder_aside(folder, keep=("README.md",)) as aside:
+            repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
+            url = super().save_pretrained(aside, **repo)
+        if not self.lineage.ancestors:  # of a model that stood there
+            (folder / LINEAGE_FILE).unlink(missing_ok=True)
+        return url
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors, config.json and, where it has ancestors, lineage.json, each whole or not at all."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with written_aside(save_directory / WEIGHTS_FILE) as aside:
-            save_file(state, aside, metadata={"format": "pt"})
+        save_weights(save_directory / WEIGHTS_FILE, self.state_dict())
         write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
         self.lineage.write(save_directory)
 
@@ -231,14 +250,22 @@ class Tokenizer(
         """
         folder = model_folder(pretrained_model_name_or_path, **hub_options)
         config = read_json(TokenizerConfig, folder / CONFIG_FILE)
-        tokenizer = cls(config)
         path = folder / WEIGHTS_FILE
+        shape, quantizer = config.autoencoder, config.quantizer
+        layers = max(
+            shape.blocks * len(shape.multipliers), quantizer.codes_per_position, getattr(quantizer, "bridge_depth", 0)
+        )
+        # The fixed points of a Gaussian are computed where a network is built, however it is built.
+        points = quantizer.codebook_size * quantizer.code_dim if quantizer.kind == "gaussian" else 0
+        check_extent(path, lambda: cls(config), layers, points)
+        tokenizer = cls(config)
         try:
             tokenizer.load_state_dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            first = textwrap.shorten(first, 300, placeholder=" …")
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
         tokenizer.lineage = Lineage.read(folder, config.quantizer.codebook_size)
         tokenizer.origin = folder

@@ -212,6 +212,13 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_end_has_the_last_model
             assert torch.equal(value, whole.tokenizer.state_dict()[part]), (name, part)
 
 
+def test_a_folder_of_something_else_is_not_made_a_run_folder(finished: Path, photos: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(finished / "model", tmp_path / "mine"))
+    before = contents(model)
+    assert "config.json is not of such a run, and would be overwritten" in refusal(small_run(photos), model)
+    assert contents(model) == before
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_run_folder_that_cannot_be_made_is_one_line(photos: Path, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("mine")

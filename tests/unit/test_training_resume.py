@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -35,8 +36,8 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def finish(folder: Path, recipe: Path, kills: int = 0) -> Path:
-    """A run in `folder`, killed so many times, at a random moment after a new checkpoint each time."""
+def finish(folder: Path, recipe: Path, kills: int = 0, pause: float = 0.15) -> Path:
+    """A run in `folder`, killed so many times, each at a random moment in `pause` seconds after a new checkpoint."""
     run_dir, log = folder / "run", folder / "log.txt"
     chance = random.Random(os.urandom(8))
     while True:
@@ -48,7 +49,7 @@ def finish(folder: Path, recipe: Path, kills: int = 0) -> Path:
             process.join(120)
             assert process.exitcode == 0, log.read_text()
             return run_dir
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(chance.uniform(0, pause))
         assert process.is_alive(), f"too late to kill it; {log.read_text()}"
         process.kill()
         process.join()
@@ -66,12 +67,17 @@ def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return finish(folder, small_recipe(folder, photos, **RUN))
 
 
-@pytest.mark.parametrize(("kills", "workers"), [(4, 0), (1, 2)])
+@pytest.mark.parametrize(
+    ("kills", "workers"),
+    [(2, 0), (1, 2), pytest.param(20, 0, marks=pytest.mark.slow)],
+)
 def test_killed_and_started_again_is_uninterrupted(
     uninterrupted: Path, photos: Path, tmp_path: Path, kills: int, workers: int
 ) -> None:
-    recipe = small_recipe(tmp_path, photos, **{**RUN, "data": {"workers": workers}})
-    killed = finish(tmp_path, recipe, kills)
+    # Many kills want checkpoints as many: whenever a run saves changes nothing of it.
+    often = {**RUN["train"], "checkpoint_every": 12 if kills < 10 else 4}
+    recipe = small_recipe(tmp_path, photos, **{**RUN, "data": {"workers": workers}, "train": often})
+    killed = finish(tmp_path, recipe, kills, pause=0.15 if kills < 10 else 0.05)
     state = last_checkpoint(uninterrupted)
     assert {name.partition(".")[0] for name in state} > {"discriminator", "lecam", "average", "discriminator_optimizer"}
     assert equal(last_checkpoint(killed), state)
@@ -80,7 +86,10 @@ def test_killed_and_started_again_is_uninterrupted(
     logged = [row["images_seen"] for row in metrics(killed) if row["split"] == "train"]
     assert logged == list(range(4, 4 * STEPS + 1, 4))
     assert figures(killed) == figures(uninterrupted)
-    assert files_below(killed) == files_below(uninterrupted), "nothing is left of what was being written"
+    same = {name for name in files_below(uninterrupted) if not name.startswith("checkpoints/")}
+    assert {name for name in files_below(killed) if not name.startswith("checkpoints/")} == same, (
+        "nothing is left of what was being written"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -105,3 +114,29 @@ def test_interrupted_it_saves_first_and_goes_on_where_it_was(
     assert equal(last_checkpoint(run_dir), last_checkpoint(uninterrupted))
     assert equal(weights(run_dir), weights(uninterrupted))
     assert figures(run_dir) == figures(uninterrupted)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit of another process can be set on Linux alone")
+def test_a_disk_that_fills_while_a_run_saves_is_one_line_and_costs_no_checkpoint(
+    uninterrupted: Path, photos: Path, tmp_path: Path
+) -> None:
+    recipe, run_dir, log = small_recipe(tmp_path, photos, **RUN), tmp_path / "run", tmp_path / "log.txt"
+    process = start_vaevq("train", recipe, "--run-dir", run_dir, "--quiet", log=log)
+    while process.is_alive() and not newest(run_dir):
+        time.sleep(0.002)
+    assert process.pid is not None
+    # No file may become larger than half a checkpoint any more, as on a disk that is full.
+    size = (run_dir / "checkpoints" / newest(run_dir)).stat().st_size // 2
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
+    process.join(120)
+    told = log.read_text()
+    assert process.exitcode == 2, told
+    assert told.count("\n") == 1
+    assert "could not be written (" in told
+    assert told.endswith("nothing was changed\n")
+    assert not [name for name in files_below(run_dir) if ".part" in name], "no half of a file is left"
+    before = newest(run_dir)
+    finish(tmp_path, recipe)
+    assert before
+    assert equal(last_checkpoint(run_dir), last_checkpoint(uninterrupted))
+    assert equal(weights(run_dir), weights(uninterrupted))

@@ -50,6 +50,11 @@ class DiffusionConfig(Section):
     beta_end: float = Field(default=0.0195, gt=0, lt=1)
     zero_terminal_snr: bool = False  # nothing is left of the latent at T (Lin et al. 2023); with prediction v
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many layers there are, and numbers that the largest of their tensors has at least."""
+        return self.blocks * len(self.widths), max(*self.widths, self.context_width)
+
     @model_validator(mode="before")
     @classmethod
     def _apply_size(cls, given: Any) -> Any:

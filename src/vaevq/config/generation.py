@@ -36,6 +36,11 @@ class TransformerConfig(Section):
     conditional: bool = True  # on the labels of the tokens; False: labels are not looked at
     class_dropout: float = Field(default=0.1, ge=0, lt=1)  # share of the images shown without their class: for guidance
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many layers there are, and numbers that the largest of their tensors has at least."""
+        return self.layers, self.width
+
     @model_validator(mode="before")
     @classmethod
     def _apply_size(cls, given: Any) -> Any:
@@ -144,6 +149,11 @@ class GeneratorTrainConfig(Section):
     evaluate_images: int = Field(default=5_000, ge=1)  # held-out images at most
     checkpoint_every: int = Field(default=128_000, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    # Where a loss term or a gradient is not finite: stop; skip the step; rollback: to the weights and optimizers of the
+    # newest checkpoint, while images go on. No weight is ever changed by it.
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "skip"
+    nonfinite_limit: int = Field(default=10, ge=1)  # so many such steps in a row stop the run
+    digest_every: int = Field(default=128_000, ge=0)  # whether all processes hold the same weights; 0: no
     tensorboard: bool = True
     wandb: bool = False
 

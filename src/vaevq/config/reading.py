@@ -2,9 +2,10 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -22,6 +23,12 @@ from vaevq.errors import UserError, nearest_name
 
 T = TypeVar("T", bound=BaseModel)
 S = TypeVar("S", bound="Section")
+
+MOST_VALUES = 100_000
+"""A configuration has a few hundred."""
+
+MOST_SHOWN = 200
+"""Characters of a wrong name or value that a message repeats."""
 
 
 RecipeKind = Literal["tokenizers", "generators"]
@@ -47,7 +54,7 @@ def recipe_tree(
         UserError: a file that is absent, no YAML, or no mapping; a recipe that is its own base.
     """
     known, path = recipe_names(kind), Path(recipe)
-    if beside is not None and str(recipe) not in known and (beside / path).is_file():
+    if beside is not None and str(recipe) not in known and isfile(beside / path):  # noqa: PTH113
         path = beside / path
     if path.suffix in (".yaml", ".yml"):
         tree, beside = read_yaml(path, "recipe"), path.parent
@@ -87,7 +94,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: it is absent, no YAML, or no mapping.
     """
-    if not path.is_file():
+    if not isfile(path):  # noqa: PTH113 - pathlib's fails where a name is too long
         raise UserError(f"{path}: no such {what} file")
     try:
         text = path.read_text(encoding="utf-8")
@@ -197,11 +204,32 @@ def load_section(model: type[S], overrides: Sequence[str], base: S) -> S:
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        tree = yaml.safe_load(text)
+    except RecursionError:
+        raise UserError(f"{where}: not valid: its values are nested too deeply") from None
+    except (ValueError, OverflowError) as error:  # of a date or a number that is none
+        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}{line}: not valid YAML: {problem}") from None
+    _check_extent(tree, where)
+    return tree
+
+
+def _check_extent(tree: Any, where: str) -> None:
+    """Makes sure that a tree has an end and is no bomb: with aliases, a few lines of YAML can stand for billions."""
+    waiting, seen = [tree], 0
+    while waiting:
+        seen += 1
+        if seen > MOST_VALUES:
+            raise UserError(f"{where}: more than {MOST_VALUES} values, or values that hold themselves")
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node
 
 
 def _overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -224,6 +252,8 @@ def validate(model: type[T], tree: Any, where: str) -> T:
     except ValidationError as error:
         lines = [_explain(model, tree, dict(e)) for e in error.errors()]
         raise UserError(f"{where}: " + "; ".join(lines)) from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: a value is no valid text") from None
 
 
 def read_json(model: type[T], path: Path) -> T:
@@ -236,16 +266,20 @@ def read_json(model: type[T], path: Path) -> T:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: not valid JSON") from None
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from None
     return validate(model, tree, str(path))
 
 
 def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     """One pydantic error as `dotted.path: what is wrong`."""
     # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
-    location = [str(part) for part in error["loc"] if part not in QUANTIZERS | GENERATORS]
-    path = ".".join(location)
+    parts = tuple(map(str, error["loc"]))
+    tagged: dict[str, Collection[str]] = {"quantizer": QUANTIZERS, "network": GENERATORS}
+    location = [part for before, part in zip(("", *parts), parts, strict=False) if part not in tagged.get(before, ())]
+    path = _shown(".".join(location))
     if error["type"] == "extra_forbidden":
         known = _fields_beside(model, tree, location)
         name = location[-1]
@@ -259,7 +293,11 @@ def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"].startswith("value_error") or not location:
         return f"{path}: {message}" if path else message
-    return f"{path}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+    return f"{path}: {message[0].lower()}{message[1:]}, not {_shown(repr(error['input']))}"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -99,6 +99,13 @@ class TrainConfig(Section):
     evaluate_images: int = Field(default=64, ge=1)  # held-out images of the quick evaluations on the way
     checkpoint_every: int = Field(default=16_000, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    # Where a loss term or a gradient is not finite: stop; skip the step; rollback: to the weights and optimizers of the
+    # newest checkpoint, while images go on. No weight is ever changed by it.
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "skip"
+    nonfinite_limit: int = Field(default=10, ge=1)  # so many such steps in a row stop the run
+    digest_every: int = Field(default=16_000, ge=0)  # whether all processes hold the same weights; 0: no
+    usage_floor: float = Field(default=0.2, ge=0, lt=1)  # a warning where held-out usage / usage_ceiling falls below
+    perplexity_floor: float = Field(default=0.02, ge=0, lt=1)  # or perplexity / K; 0: no warning
     tensorboard: bool = True
     wandb: bool = False
 

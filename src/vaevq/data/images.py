@@ -1,5 +1,6 @@
 """Pictures in and out: any file Pillow opens as uint8 H×W×C, and the way between those bytes and tensors in [-1, 1]."""
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -31,7 +32,8 @@ IMAGE_EXTENSIONS = (
 """What is taken for an image when a folder or a shard is searched; `load_image` itself goes by the content."""
 
 MAX_PIXELS = 160_000_000
-"""The largest image that is decoded; a small file that unpacks to more is an attack or a mistake."""
+"""The largest image that is decoded, unless `VAEVQ_MAX_PIXELS` says otherwise; a small file that unpacks to more is an
+attack or a mistake."""
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 """Pillow's mode for each number of channels."""
@@ -69,18 +71,36 @@ def load_image(file: Path | BinaryIO, channels: int, name: str | None = None) ->
         uint8 H×W×channels.
 
     Raises:
-        UnreadableImage: absent, no image, damaged, truncated, of more than `MAX_PIXELS` pixels, or in a form without
+        UnreadableImage: absent, no image, damaged, truncated, of more than `max_pixels()` pixels, or in a form without
             a defined conversion.
     """
     name = name or str(file if isinstance(file, Path) else getattr(file, "name", "image"))
     _ignore_pillow_warnings()
+    most = max_pixels()
     try:
         with Image.open(file) as image:
-            return _decode(image, channels)
+            return _decode(image, channels, most)
     except MemoryError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever their parsing runs into
         raise UnreadableImage(f"{name}: {_reason(error)}") from None
+
+
+def max_pixels() -> int:
+    """The largest image that is decoded, in pixels: `VAEVQ_MAX_PIXELS` of the environment, or `MAX_PIXELS`.
+
+    Raises:
+        UserError: the variable is no whole number above 0.
+    """
+    text = os.environ.get("VAEVQ_MAX_PIXELS", "")
+    if not text:
+        return MAX_PIXELS
+    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text)):
+        raise UserError(f"VAEVQ_MAX_PIXELS is '{text[:40]}' in the environment: a whole number of pixels is wanted")
+    most = int(text)
+    # Pillow's own limit, which is of the process, would refuse what was allowed here.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, most)
+    return most
 
 
 def to_tensor(array: Picture) -> Tensor:
@@ -167,8 +187,8 @@ def check_crop(array: Picture, size: int, name: str, remedy: str) -> None:
         raise UserError(f"{name}: {width}×{height} pixels, smaller than the {size}×{size} crop; {remedy}")
 
 
-def _decode(image: Image.Image, channels: int) -> Pixels:
-    if image.width * image.height > MAX_PIXELS:
+def _decode(image: Image.Image, channels: int, most: int) -> Pixels:
+    if image.width * image.height > most:
         raise Image.DecompressionBombError
     if image.format == "EPS":
         raise ValueError("an EPS file is a program, not a picture; convert it to PNG")
@@ -222,7 +242,7 @@ def _to_pillow(array: Pixels) -> Image.Image:
 def _reason(error: Exception) -> str:
     """Why decoding failed, in one line without memory addresses."""
     if isinstance(error, Image.DecompressionBombError):
-        return f"more than {MAX_PIXELS:,} pixels; make it smaller"
+        return f"more than {max_pixels():,} pixels; make it smaller, or raise the environment's VAEVQ_MAX_PIXELS"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unknown format"
     if isinstance(error, OSError) and error.strerror:

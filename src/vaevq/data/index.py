@@ -73,11 +73,12 @@ def find_images(location: str | Path, volumes: VolumeOptions = VolumeOptions()) 
 
 def _index(location: str, volumes: VolumeOptions) -> ImageIndex:
     path = Path(location).expanduser()
-    if path.is_dir():
+    # Not pathlib's, which fail where a name is too long.
+    if os.path.isdir(path):  # noqa: PTH112
         return _index_folder(path, location, volumes)
-    if not path.exists() and "{" in location:
+    if not os.path.exists(path) and "{" in location:  # noqa: PTH110
         return index_shards(expand_pattern(str(path)), location)
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise UserError(f"{location}: no such file or folder")
     if path.suffix.lower() == ".txt":
         return _index_list(path, location, volumes)
@@ -140,7 +141,7 @@ def read_list(path: Path, location: str) -> ImageIndex:
     if not names:
         raise UserError(f"{location}: the list names no image")
     files = [path.parent / name for name in names]
-    if not files[0].is_file():
+    if not os.path.isfile(files[0]):  # noqa: PTH113
         raise UserError(f"{location}: {names[0]}: no such file in {path.parent}, which the list's paths start from")
     classes, numbers = _number_labels(labels, location)
     entries = (

@@ -8,7 +8,9 @@ files (`vaevq.data.tokens`), each whole or not there. Images of a shard that cou
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from vaevq.config import Section, read_json
 from vaevq.data.entries import ImageIndex
@@ -18,6 +20,8 @@ from vaevq.files import make_folder, remove_leftovers, write_text
 
 MANIFEST = "shards.json"
 TOKENIZER_FOLDER = "tokenizer"
+MOST_SHARDS = 100_000
+"""As many as their names have digits for."""
 
 
 class ShardPlan(Section):
@@ -26,11 +30,11 @@ class ShardPlan(Section):
     format: Literal["vaevq-token-shards"] = "vaevq-token-shards"
     format_version: Literal["1"] = "1"
     source: str  # location of the images
-    images: int
+    images: int = Field(ge=1)
     images_digest: str  # of their names
     classes: tuple[str, ...]  # names by label; empty where the images have none
     model_digest: str
-    shard_size: int  # images a shard, not counting their views
+    shard_size: int = Field(ge=1)  # images a shard, not counting their views
     resize: int | None
     crop: int | None
     crops: int
@@ -41,9 +45,11 @@ class ShardPlan(Section):
     def of(
         cls, index: ImageIndex, model_digest: str, shard_size: int, views: Views, *, latents: bool = False
     ) -> "ShardPlan":
-        """The plan for some images."""
+        """The plan for some images. UserError where they cannot be shared out so."""
         if shard_size < 1:
             raise UserError(f"a shard holds at least 1 image, not {shard_size}")
+        if -(-len(index) // shard_size) > MOST_SHARDS:
+            raise UserError(f"{len(index)} images in shards of {shard_size} are more than {MOST_SHARDS} shards")
         return cls(
             source=index.location,
             images=len(index),
@@ -57,6 +63,14 @@ class ShardPlan(Section):
             flips=views.flips,
             latents=latents,
         )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.shards > MOST_SHARDS:
+            raise ValueError(
+                f"{self.images} images are {self.shards} shards of {self.shard_size}, more than {MOST_SHARDS}"
+            )
+        return self
 
     @property
     def shards(self) -> int:

@@ -1,6 +1,7 @@
 """The generator: labels to tokens to images. Composition only: a network, and the tokenizer that decodes."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,17 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vaevq.config import read_json
 from vaevq.config.generation import GeneratorConfig
 from vaevq.errors import UserError, nearest_name
-from vaevq.files import write_text, written_aside
+from vaevq.files import folder_aside, write_text
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.build import build_network
 from vaevq.generation.sampling import SamplingOptions
+from vaevq.nn.weights import check_extent, save_weights
 from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE, Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -237,11 +239,25 @@ class Generator(
             raise UserError(f"given tokens must be in [0, {tokens.codebook_size})")
         return given.long().reshape(1, -1)
 
+    def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
+        """Writes a model folder, each file whole or not at all; what stood there is replaced, but for a README.md.
+
+        Args:
+            save_directory: the folder; made if absent.
+            hub_options: as `huggingface_hub.ModelHubMixin.save_pretrained` takes them (`push_to_hub`, `repo_id`, ...).
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        folder = Path(save_directory)
+        # The mixin begins with removing config.json: a kill after that would leave a folder that is no model.
+        with folder_aside(folder, keep=("README.md",)) as aside:
+            repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
+            return super().save_pretrained(aside, **repo)
+
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors, config.json and, where it is at hand, the tokenizer in a folder of its own."""
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with written_aside(save_directory / WEIGHTS_FILE) as aside:
-            save_file(state, aside, metadata={"format": "pt"})
+        save_weights(save_directory / WEIGHTS_FILE, self.state_dict())
         write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
         for tokenizer in self._tokenizer:
             tokenizer.save_pretrained(save_directory / TOKENIZER_FOLDER)
@@ -271,6 +287,7 @@ class Generator(
             folder = folder / "model"
         config = _read_config(folder)
         path = folder / WEIGHTS_FILE
+        check_extent(path, lambda: cls(config), *config.network.extent)
         generator = cls(config)
         try:
             generator.load_state_dict(load_file(path))
@@ -278,6 +295,7 @@ class Generator(
             raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            first = textwrap.shorten(first, 300, placeholder=" …")
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
         if tokenizer is None and (folder / TOKENIZER_FOLDER).is_dir():
             tokenizer = folder / TOKENIZER_FOLDER

@@ -48,8 +48,9 @@ class LeCam(nn.Module):
         self.register_buffer("fake", torch.zeros(()))
 
     def forward(self, real: Tensor, fakes: Sequence[Tensor]) -> Tensor:
-        """Takes the logits into the running means and gives the regularizer, a scalar."""
+        """Takes the logits into the running means, if these are finite, and gives the regularizer, a scalar."""
         fake = torch.cat(list(fakes))
-        self.real.lerp_(all_reduce_mean(real.mean()).to(self.real), 1 - self.decay)
-        self.fake.lerp_(all_reduce_mean(fake.mean()).to(self.fake), 1 - self.decay)
+        for mean, logits in ((self.real, real), (self.fake, fake)):
+            moved = mean.lerp(all_reduce_mean(logits.mean()).to(mean), 1 - self.decay)
+            mean.copy_(torch.where(moved.isfinite(), moved, mean))
         return F.relu(real - self.fake).square().mean() + F.relu(self.real - fake).square().mean()

@@ -1,17 +1,21 @@
 """Weight files of other projects' networks: read without running what is in them, loaded strictly, known by hash."""
 
 import hashlib
+import math
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vaevq.errors import UserError
+from vaevq.files import written_aside
 
 # Under NumPy 1 this function lives in numpy.core, under NumPy 2 in numpy._core; pickles name either.
 _RECONSTRUCT = np.ndarray(0).__reduce__()[0]
@@ -21,6 +25,10 @@ _ALLOWED = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
+
+
+_SMALL = 1_000_000
+"""So many numbers too many are left to a message that says which weights differ."""
 
 
 class _ForbiddenError(pickle.UnpicklingError):
@@ -89,6 +97,49 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         _refuse(file, "no state dict of tensors")
     return state
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors as a safetensors file, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written, on a full disk for example.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with written_aside(path) as aside:
+        try:
+            save_file(tensors, aside, metadata={"format": "pt"})
+        except SafetensorError as error:  # how its writer reports a full disk
+            raise OSError(str(error)) from None
+
+
+def check_extent(path: Path, build: Callable[[], nn.Module], parts: int, widest: int) -> None:
+    """Makes sure that a configuration describes no more than its weights hold, before time and memory go into it.
+
+    Args:
+        path: the weights, a safetensors file.
+        build: makes the network; it is called without memory for weights.
+        parts: how many layers it is asked for: each has a tensor.
+        widest: numbers that one of its tensors has at least.
+
+    Raises:
+        UserError: it describes more, or the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as opened:
+            counts = [math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        _refuse(path, f"damaged, or no safetensors file ({str(error).splitlines()[0]})")
+    fits = parts <= len(counts) and widest <= max(counts, default=0)
+    if fits:
+        try:
+            with torch.device("meta"):
+                described = sum(value.numel() for value in build().state_dict().values())
+            fits = described <= 2 * sum(counts) + _SMALL
+        except (RuntimeError, TypeError, OverflowError, MemoryError):  # numbers that no tensor can have as its size
+            fits = False
+    if not fits:
+        _refuse(path, "weights do not belong to the configuration beside it, which describes far more")
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], file: Path, what: str) -> None:

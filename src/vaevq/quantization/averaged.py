@@ -92,6 +92,10 @@ class AveragedCodebook(nn.Module):
         self.updates += 1
         self._pending.clear()
 
+    def abandon_step(self) -> None:
+        """Forgets what was noted since the last step."""
+        self._pending.clear()
+
     @torch.no_grad()
     def resize(self, resizing: Resizing) -> None:
         """Takes another number of codewords, between two steps; what all of them have won stays as it is."""

@@ -53,6 +53,11 @@ class Cells:
             total += distributed.all_reduce_sum(part)
             part.zero_()
 
+    def abandon_step(self) -> None:
+        """Forgets what was observed since the last step."""
+        for part in self._pending:
+            part.zero_()
+
     @property
     def won(self) -> Tensor:
         """How many means each codeword has won, K."""

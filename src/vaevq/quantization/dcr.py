@@ -68,13 +68,18 @@ class _NuclearNorm(torch.autograd.Function):
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:
-    """The sum of the singular values of K×d, a scalar; see `_NuclearNorm` for its gradient."""
+    """The sum of the singular values of K×d, a scalar, NaN where one is not finite; gradient: see `_NuclearNorm`."""
+    if not bool(matrix.isfinite().all()):
+        return matrix.sum() * torch.nan
     value: Tensor = _NuclearNorm.apply(matrix)  # type: ignore[no-untyped-call]
     return value
 
 
 def symmetric_root(covariance: Tensor) -> Tensor:
-    """Σ^{1/2} of a positive semi-definite d×d; eigenvalues that rounding made negative count as 0."""
+    """Σ^{1/2} of a positive semi-definite d×d; eigenvalues that rounding made negative count as 0. NaN of what is not
+    finite, which has none."""
+    if not bool(covariance.isfinite().all()):
+        return covariance * torch.nan
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     root: Tensor = (vectors * eigenvalues.clamp_min(0).sqrt()) @ vectors.T
     return root
@@ -96,11 +101,16 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, latents: Tensor) -> Gaussian:
-        """Takes in a batch of latents, B×d×h×w with the same B on every process, and gives the moments so far."""
+        """Takes in a batch of latents, B×d×h×w with the same B on every process, and gives the moments so far.
+
+        Latents that are not finite are not taken in: their moments would stay NaN for ever.
+        """
         rows = latents.detach().transpose(0, 1).flatten(1).to(self.mean.dtype)
         with torch.autocast(rows.device.type, enabled=False):
             mean = all_reduce_mean(rows.mean(dim=1))
             second = all_reduce_mean(rows @ rows.T / rows.shape[1])
+        if not bool(mean.isfinite().all() & second.isfinite().all()):
+            return Gaussian(mean, second)
         self.updates += 1
         # The plain average of the first batches, then exponential: no bias towards the zeros it starts from.
         weight = max(1.0 / int(self.updates), 1.0 - self.decay)

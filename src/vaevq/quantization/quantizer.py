@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import nearest_tokens
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.resizing import Resizing
@@ -56,6 +57,15 @@ class Quantizer(nn.Module):
 
     def finish_step(self) -> None:
         """To be called after each optimizer step: moves what no gradient moves. Every process calls it."""
+
+    def abandon_step(self) -> None:
+        """In the place of `finish_step` where no optimizer step was made: forgets what has been noted for it.
+
+        Running moments of latents, which a forward pass moves, stay where it has moved them.
+        """
+        for part in self.modules():
+            if isinstance(part, AveragedCodebook):
+                part.abandon_step()
 
     @property
     def is_fitted(self) -> bool:

@@ -85,6 +85,11 @@ class VariationalLatentQuantizer(Quantizer):
             self.images_seen += distributed.all_reduce_sum(self.images_seen.new_tensor(self._images_of_step))
             self._images_of_step = 0
 
+    def abandon_step(self) -> None:
+        """Forgets what was noted, and the images of the step."""
+        super().abandon_step()
+        self._images_of_step = 0
+
     def resize(self, resizing: Resizing) -> None:
         """Resizes the codebook."""
         self.codebook.resize(resizing)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from vaevq.data.images import Pixels
-from vaevq.files import write_text
+from vaevq.files import make_folder, write_text, written_aside
 from vaevq.report.slices import Look
 
 Tokens = npt.NDArray[np.int64]
@@ -81,7 +81,7 @@ def write_pictures(
     looks = looks or [None] * len(originals)
     assert len(originals) == len(reconstructions) == len(tokens) == len(names) == len(looks)
     folder = run_dir / "images"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
     pictures, rows = [], []
@@ -98,7 +98,7 @@ def write_pictures(
             maps = [look.spaced(image, smooth=False) for image in maps]
         parts.append(maps[0])
         for part, image in zip(PARTS, [*parts, maps[1]], strict=True):
-            image.save(folder / f"{stem}_{part}.png", optimize=True)
+            _save(image, folder / f"{stem}_{part}.png")
         error = float(np.mean((original.astype(np.float64) - reconstruction) ** 2))
         psnr = 10 * float(np.log10(255**2 / error)) if error else None
         shape = (grid.shape[0], grid.shape[1])
@@ -109,9 +109,14 @@ def write_pictures(
         pictures.append(Picture(name, stem, height, width, shape, distinct, codebook_size, psnr, several, caption))
         rows.append(parts)
     if pictures:
-        overview(rows, [_file_stem(name) for name in names]).save(folder / "reconstructions.png")
+        _save(overview(rows, [_file_stem(name) for name in names]), folder / "reconstructions.png")
     write_text(folder / "pictures.json", json.dumps([asdict(picture) for picture in pictures], indent=2) + "\n")
     return pictures
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    with written_aside(path) as aside:
+        image.save(aside, format="PNG", optimize=True)
 
 
 def read_pictures(run_dir: Path) -> list[Picture]:

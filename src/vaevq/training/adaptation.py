@@ -122,6 +122,10 @@ class Adaptation:
             if revived is not None:
                 self._revived |= revived
 
+    def abandon_step(self) -> None:
+        """In the place of `finish_step` where no step was made."""
+        self._cells.abandon_step()
+
     def look(self, images_seen: int) -> Look | None:
         """What is to be done before the step that begins at so many images seen; None between two looks.
 

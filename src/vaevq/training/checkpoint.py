@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from vaevq.errors import UserError
-from vaevq.files import written_aside
+from vaevq.files import make_folder, written_aside
 
 _NAME = re.compile(r"^(\d{12})\.pt$")
 
 
 def save_checkpoint(folder: Path, images_seen: int, state: dict[str, Any], keep: int) -> Path:
     """Writes `folder/<images_seen>.pt` and then removes all but the newest `keep`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / f"{images_seen:012d}.pt"
     try:
         with written_aside(path) as aside:

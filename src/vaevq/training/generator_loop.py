@@ -161,6 +161,8 @@ class _Loop(Loop[TokenBatch]):
     ) -> None:
         super().__init__(config.train, run_dir, place, trainer, tracker)
         self.config, self.trainer, self.tokens = config, trainer, tokens
+        if trainer.sharded:  # no weight is on two processes
+            self.digest_every = 0
 
     def batches(self, total: int) -> Iterator[TokenBatch]:
         """See `Loop.batches`."""

@@ -11,12 +11,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vaevq.config import GeneratorConfig, GeneratorRunConfig, GeneratorTrainConfig, TrainConfig
 from vaevq.data.token_set import TokenBatch
-from vaevq.errors import UserError
 from vaevq.generation.generator import Generator
 from vaevq.generation.network import GeneratorNetwork
 from vaevq.seeding import stream_seed
 from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
+from vaevq.training.nonfinite import check_finite
 from vaevq.training.sharded import shard, spread, synchronize, whole, whole_optimizer, whole_weights
 from vaevq.training.tokenizer_step import schedule
 
@@ -77,7 +77,7 @@ class GeneratorTrainer:
             micro-batches; of this process.
 
         Raises:
-            UserError: the loss or the gradient is not finite; no weight was changed by it.
+            NotFiniteError: the loss or the gradient is not finite; nothing was changed by it.
         """
         train = self.config.train
         # Dropout is a function of (seed, step, process): a resumed run draws what it would have drawn.
@@ -112,11 +112,7 @@ class GeneratorTrainer:
         train = self.config.train
         norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), train.clip_norm or math.inf))
         where = f"in step {self.images_seen // train.batch_size + 1} (after {self.images_seen} images)"
-        way_out = "try a lower train.learning_rate; the last checkpoint is kept"
-        finite = bool(losses.isfinite().all())
-        self.engine.raise_together(None if finite else UserError(f"the loss is not finite {where}; {way_out}"))
-        if not bool(norm.isfinite()):
-            raise UserError(f"the gradient is not finite {where}, though the loss is; {way_out}")
+        check_finite(self.engine, {"tokens": losses}, norm, where)
         # It reads the four fields that both kinds of run have.
         share = schedule(self.images_seen, cast(TrainConfig, train))
         for group in self.optimizer.param_groups:

@@ -12,9 +12,11 @@ from vaevq.config import TrainConfig
 from vaevq.config.generation import GeneratorTrainConfig
 from vaevq.distributed import all_reduce_mean, any_process
 from vaevq.errors import UserError
-from vaevq.training.checkpoint import save_checkpoint
+from vaevq.training.agreement import check_agreement
+from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vaevq.training.engine import Engine
 from vaevq.training.interruption import Interruption
+from vaevq.training.nonfinite import WAY_OUT, NotFiniteError
 from vaevq.training.tracking import Tracker
 
 Batch = TypeVar("Batch")
@@ -31,10 +33,17 @@ class Trainer(Protocol[BatchIn]):
         """Its first group has the learning rate."""
 
     def step(self, batches: Sequence[BatchIn]) -> Mapping[str, float]:
-        """One optimizer step on micro-batches; gives the mean of each loss term."""
+        """One optimizer step on micro-batches; gives the mean of each loss term.
+
+        Raises:
+            NotFiniteError: it was not made, and another may follow.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on; all processes call it, and the main one needs it."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from what `state_dict` gave."""
 
 
 class Loop(ABC, Generic[Batch]):
@@ -42,6 +51,8 @@ class Loop(ABC, Generic[Batch]):
 
     Attributes:
         terms: of the steps since the last log.
+        passed_over: how many steps since the last log were not made, because something was not finite.
+        digest_every: see `train.digest_every`.
     """
 
     def __init__(
@@ -55,6 +66,8 @@ class Loop(ABC, Generic[Batch]):
         self.train, self.run_dir, self.place, self.tracker = train, run_dir, place, tracker
         self._trainer = trainer
         self.terms: list[Mapping[str, float]] = []
+        self.passed_over = self._in_a_row = 0
+        self.digest_every = train.digest_every
 
     @abstractmethod
     def batches(self, total: int) -> Iterator[Batch]:
@@ -86,23 +99,34 @@ class Loop(ABC, Generic[Batch]):
 
         Raises:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, when the checkpoint is saved.
+            UserError: what `train.on_nonfinite` stops for; processes that hold different weights.
         """
         steps = -(-self.train.images // self.train.batch_size)
         total = steps * self.train.batch_size
-        batches = self.batches(total)
+        batches, save_due, evaluate_due = self.batches(total), False, False
+        if self.digest_every:
+            self._check_agreement()
         with Interruption() as interruption:
             while self._trainer.images_seen < total:
                 before = self._trainer.images_seen
-                self.terms.append(self.step(self.next_step(batches)))
+                self._advance(self.next_step(batches))
                 now = self._trainer.images_seen
                 self.tracker.progress(now)
+                if self.digest_every and _passes(before, now, self.digest_every):
+                    self._check_agreement()
                 stop = any_process(interruption.requested, self.place.device)
-                save = _passes(before, now, self.train.checkpoint_every) or stop or now == total
+                save_due |= _passes(before, now, self.train.checkpoint_every)
+                evaluate_due |= _passes(before, now, self.train.evaluate_every)
+                # Weights that cannot make a step may be past help: they wait, and push out no checkpoint that is not.
+                sound = not self._in_a_row
+                save = (save_due and sound) or stop or now == total
                 if _passes(before, now, self.train.log_every) or save:
                     self.log()
-                if _passes(before, now, self.train.evaluate_every):
+                if evaluate_due and sound:
+                    evaluate_due = False
                     self.evaluate()
                 if save:
+                    save_due = False
                     self.save()
                 if stop:
                     self._stop()
@@ -110,13 +134,49 @@ class Loop(ABC, Generic[Batch]):
             if any_process(interruption.requested, self.place.device):
                 self._stop()
 
+    def _advance(self, batches: Sequence[Batch]) -> None:
+        """A step, or what comes in its place where something in it is not finite; all processes do the same."""
+        try:
+            self.terms.append(self.step(batches))
+            self._in_a_row = 0
+        except NotFiniteError as error:
+            self._in_a_row += 1
+            self._pass_over(error)
+
+    def _pass_over(self, error: NotFiniteError) -> None:
+        if self.train.on_nonfinite == "stop":
+            raise UserError(f"{error}; {WAY_OUT}") from None
+        if self._in_a_row >= self.train.nonfinite_limit:
+            raise UserError(f"{error}, which makes {self._in_a_row} steps in a row; {WAY_OUT}") from None
+        saved = checkpoints(self.run_dir / "checkpoints") if self.train.on_nonfinite == "rollback" else []
+        seen, what = self._trainer.images_seen, "the step is skipped"
+        if saved:
+            what = f"back to the weights of {saved[-1].name}, on with the next images"
+            with self.place.together():
+                state = load_checkpoint(saved[-1], self.place.device)
+            self._trainer.load_state_dict(state)
+        self._trainer.images_seen = seen + self.train.batch_size
+        self.passed_over += 1
+        self.tracker.message(f"warning: {error}: {what}")
+
+    def _check_agreement(self) -> None:
+        state = self._trainer.state_dict()
+        check_agreement(state, self.place.device, f"at {self._trainer.images_seen:,} images")
+
     def loss_means(self) -> dict[str, float]:
-        """Means of the terms since the last log, over steps and processes, as `loss/NAME`; begins anew."""
+        """Means of the terms since the last log, over steps and processes, as `loss/NAME`; begins anew.
+
+        Where steps were passed over, `steps_passed_over` says how many.
+        """
+        passed_over, self.passed_over = self.passed_over, 0
+        missing = {"steps_passed_over": float(passed_over)} if passed_over else {}
+        if not self.terms:
+            return missing
         names = list(self.terms[-1])
         rows = [[terms[name] for name in names] for terms in self.terms if terms.keys() == self.terms[-1].keys()]
         means = all_reduce_mean(torch.tensor(rows, dtype=torch.float32, device=self.place.device).mean(dim=0))
         self.terms.clear()
-        return {f"loss/{name}": value for name, value in zip(names, means.tolist(), strict=True)}
+        return {f"loss/{name}": value for name, value in zip(names, means.tolist(), strict=True)} | missing
 
     @property
     def learning_rate(self) -> float:

@@ -24,11 +24,16 @@ CHANGES_NO_RESULT = {
         "evaluate_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "on_nonfinite",
+        "nonfinite_limit",
+        "digest_every",
+        "usage_floor",
+        "perplexity_floor",
         "tensorboard",
         "wandb",
     },
 }
-"""What may differ between a run and its continuation, by section."""
+"""What may differ between a run and its continuation, by section: it changes no result of finite steps."""
 
 
 class Continued(Protocol):
@@ -92,8 +97,15 @@ def claim(run_dir: Path, config: AnyRun, place: Engine, data_file: str, data: Ma
     """Writes config.json, environment.json and what the run's data are, under `data_file`.
 
     Raises:
-        UserError: the folder cannot be made.
+        UserError: the folder cannot be made, or holds a config.json of something else, which would be lost.
     """
+    standing = run_dir / "config.json"
+    try:
+        if standing.exists():
+            read_json(type(config), standing)
+    except UserError:
+        lost = f"{standing} is not of such a run, and would be overwritten"
+        raise UserError(f"{lost}: name another folder with --run-dir") from None
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -32,6 +32,7 @@ from vaevq.tokenizer import Tokenizer
 from vaevq.training import run_diagnosis
 from vaevq.training.checkpoint import checkpoints
 from vaevq.training.codebook_fit import fit_codebook, vector_source
+from vaevq.training.collapse import CollapseWatch
 from vaevq.training.engine import Engine, engine
 from vaevq.training.initialization import check_unchanged
 from vaevq.training.loop import Loop, check_batch
@@ -147,6 +148,7 @@ class _Loop(Loop[ImageBatch]):
         self.config, self.trainer, self.images = config, trainer, images
         self.unreadable = UnreadableLog()
         self.monitor = self._monitor() if place.is_main else None
+        self.watch = CollapseWatch(config)
 
     def _monitor(self) -> Monitor:
         config, cut = self.config, None
@@ -159,10 +161,11 @@ class _Loop(Loop[ImageBatch]):
         if made := fit_codebook(self.trainer, self.images.train):
             self.tracker.message(made)
         before = self.trainer.images_seen
-        terms = self.trainer.step(batches)
-        if self.trainer.look is not None:
-            self.tracker.message(f"{before:,} images | {self.trainer.look}")
-        return terms
+        try:
+            return self.trainer.step(batches)
+        finally:
+            if self.trainer.look is not None:
+                self.tracker.message(f"{before:,} images | {self.trainer.look}")
 
     def batches(self, total: int) -> Iterator[ImageBatch]:
         """See `Loop.batches`."""
@@ -213,6 +216,7 @@ class _Loop(Loop[ImageBatch]):
         evaluation = evaluate(self.model, self.images.held_out, options, device=self.place.device)
         wanted = ("psnr", "usage", "usage_ceiling", "perplexity")
         self.tracker.held_out(self.trainer.images_seen, {name: evaluation.figures[name] for name in wanted})
+        values: dict[str, float] = {}
         if self.monitor is not None:
             seen = self.trainer.images_seen
             # In the step that ended now.
@@ -222,6 +226,15 @@ class _Loop(Loop[ImageBatch]):
                     self.model, self.trainer.objective, self.trainer.discriminator if joined else None
                 )
                 self.tracker.diagnostics(seen, values)
+        self._watch(evaluation, values)
+
+    def _watch(self, evaluation: Evaluation, diagnostics: Mapping[str, float]) -> None:
+        """Warns where the codebook falls out of use; before codewords are decoded nothing is asked of it."""
+        if self.trainer.images_seen <= getattr(self.config.model.quantizer, "quantize_from", 0):
+            return
+        counted = TokenHistogram.of_counts(evaluation.histogram, evaluation.codebooks)
+        if warning := self.watch.look(counted.statistics(), diagnostics):
+            self.tracker.message(warning)
 
     @property
     def _few_images(self) -> EvalConfig:

@@ -28,6 +28,7 @@ from vaevq.training.adaptation import Adaptation, Look
 from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
 from vaevq.training.initialization import Initialization, initialize
+from vaevq.training.nonfinite import NotFiniteError, check_finite
 
 
 class TokenizerTrainer:
@@ -98,7 +99,8 @@ class TokenizerTrainer:
             The mean of each loss term over the micro-batches, before its weight, and `total`; of this process.
 
         Raises:
-            UserError: a term or a gradient is not finite; no weight was changed by it.
+            NotFiniteError: a term or a gradient is not finite. In the tokenizer's turn nothing was changed by it, in
+                the discriminator's nothing of the discriminator; the next step may follow.
         """
         self._adapt()
         adversarial = self.discriminator is not None and self.config.loss.has_discriminator(self.images_seen)
@@ -130,10 +132,17 @@ class TokenizerTrainer:
                 self.adaptation.observe(self.images_seen, output.posterior)
             for name, value in {"total": loss.total.detach(), **loss.terms}.items():
                 terms[name].append(value)
-        self._apply(self.tokenizer, self.optimizer, self.config.train.learning_rate, terms)
+        try:
+            self._apply(self.tokenizer, self.optimizer, self.config.train.learning_rate, terms)
+        except NotFiniteError:
+            self.tokenizer.quantizer.abandon_step()
+            if self.adaptation is not None:
+                self.adaptation.abandon_step()
+            raise
         self.tokenizer.quantizer.finish_step()
         if self.adaptation is not None:
             self.adaptation.finish_step(self.images_seen)
+        self.average.update(self.tokenizer)
 
         if adversarial:
             assert self.discriminator is not None
@@ -149,7 +158,6 @@ class TokenizerTrainer:
             rate = self.config.train.discriminator_learning_rate or self.config.train.learning_rate
             self._apply(self.discriminator, self.discriminator_optimizer, rate, terms)
 
-        self.average.update(self.tokenizer)
         self.images_seen += self.config.train.batch_size
         return {name: float(torch.stack(values).mean()) for name, values in terms.items()}
 
@@ -188,14 +196,7 @@ class TokenizerTrainer:
         train = self.config.train
         norm = nn.utils.clip_grad_norm_(module.parameters(), train.clip_norm or math.inf)
         where = f"in step {self.images_seen // train.batch_size + 1} (after {self.images_seen} images)"
-        way_out = "try a lower train.learning_rate; the last checkpoint is kept"
-        finite = {name: bool(torch.isfinite(torch.stack(values)).all()) for name, values in terms.items()}
-        # The total is the last to be blamed: it is not finite where any of its terms is not.
-        culprit = min((name for name in finite if not finite[name]), key=lambda name: name == "total", default=None)
-        mistake = UserError(f"loss term '{culprit}' is not finite {where}; {way_out}") if culprit else None
-        self.engine.raise_together(mistake)
-        if not bool(torch.isfinite(norm)):
-            raise UserError(f"the gradient is not finite {where}, though all loss terms are; {way_out}")
+        check_finite(self.engine, {name: torch.stack(values) for name, values in terms.items()}, norm, where)
         for group in optimizer.param_groups:
             group["lr"] = rate * schedule(self.images_seen, train)
         optimizer.step()

@@ -4,14 +4,15 @@ import importlib
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import make_folder, write_text
 from vaevq.training.display import Pace, choose_display, printable, queries_label
 
 Split = Literal["train", "held_out", "diagnostics"]
@@ -58,7 +59,7 @@ class Tracker:
     def __enter__(self) -> Self:
         if not self.enabled:
             return self
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(self.run_dir)
         if self._use_wandb:
             self._wandb = _open_wandb(self.run_dir, self._run_config)
         metrics = self.run_dir / "metrics.jsonl"
@@ -77,10 +78,11 @@ class Tracker:
         if not self.enabled:
             return
         self._display.stop()
-        self._metrics.close()
-        self._log.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        with self._writing() if error is None else suppress(OSError):  # a full disk has been told of
+            self._metrics.close()
+            self._log.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if error is None else 1)
 
@@ -117,21 +119,34 @@ class Tracker:
         if not self.enabled:
             return
         text = printable(text)
-        self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {text}\n")
-        self._log.flush()
+        with self._writing():
+            self._log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {text}\n")
+            self._log.flush()
         self._display.message(text)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What fails in here is the log; the run stops with it, and can be continued."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.run_dir}: the log could not be written ({error.strerror or error}); the last checkpoint is "
+                "kept: make room, and the same command goes on from there"
+            ) from None
 
     def _write(self, split: Split, images_seen: int, values: Mapping[str, float]) -> None:
         seconds = round(self._earlier_seconds + self._pace.elapsed, 3)
         # JSON knows no NaN and no infinity (the PSNR of equal images): null, which readers take as a gap.
         numbers = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"images_seen": images_seen, "split": split, "seconds": seconds, **numbers})
-        self._metrics.write(line + "\n")
-        self._metrics.flush()
         tags = {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
-        if self._tensorboard is not None:
-            for tag, value in tags.items():
-                self._tensorboard.add_scalar(tag, value, images_seen)
+        with self._writing():
+            self._metrics.write(line + "\n")
+            self._metrics.flush()
+            if self._tensorboard is not None:
+                for tag, value in tags.items():
+                    self._tensorboard.add_scalar(tag, value, images_seen)
         if self._wandb is not None:
             self._wandb.log({"images_seen": images_seen, **tags})
 

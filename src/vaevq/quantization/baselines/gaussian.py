@@ -76,6 +76,10 @@ class GaussianQuantizer(Quantizer):
         self.steering[2].clamp_(1 / FARTHEST, 1)
         self.seen.zero_()
 
+    def abandon_step(self) -> None:
+        """Forgets what was seen since the last step."""
+        self.seen.zero_()
+
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens that the posteriors favour, int64 B×h×w; of point masses the nearest ones."""
         if posterior.logvar is None:
