@@ -233,6 +233,7 @@ def test_nothing_is_left_of_an_export_that_differs(tmp_path: Path, monkeypatch: 
     assert files_below(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_torch_export_agrees_and_says_what_it_is(tmp_path: Path) -> None:
     torch.manual_seed(0)
     networks = AutoencoderConfig(base_width=8, multipliers=(1,), blocks=1, patch_size=4)
