@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from os.path import isfile
@@ -255,7 +255,7 @@ def _explain(model: type[BaseModel], tree: Any, error: dict[str, Any]) -> str:
     """One pydantic error as `dotted.path: what is wrong`."""
     # A discriminated union puts its tag into the location; it is no field, so it is left out of the path.
     parts = tuple(map(str, error["loc"]))
-    tagged = {"quantizer": QUANTIZERS, "network": GENERATORS}
+    tagged: dict[str, Collection[str]] = {"quantizer": QUANTIZERS, "network": GENERATORS}
     location = [part for before, part in zip(("", *parts), parts, strict=False) if part not in tagged.get(before, ())]
     path = _shown(".".join(location))
     if error["type"] == "extra_forbidden":
