@@ -302,7 +302,6 @@ def test_what_a_run_lacks_is_one_line(shards: Path, tmp_path: Path, monkeypatch:
         run(plain, data={"latents": "continuous"})
     )
     assert "no continuous latents" in refusal(run(shards, data={"held_out": str(plain)}))
-    assert "3 levels" not in refusal(run(plain, network={"widths": [16, 16], "attention": [False, False]}))
     assert "2 levels halve a grid 1 times, which 2×3 does not allow" in refusal(
         run(plain, network={"widths": [16, 16], "attention": [False, False], "head_width": 16})
     )
