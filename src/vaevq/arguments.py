@@ -20,6 +20,7 @@ FLAGS = frozenset(
         "--any-code",
         "--diagnose",
         "--flips",
+        "--latents",
         "--compile",
         "--help",
         "-h",

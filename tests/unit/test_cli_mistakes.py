@@ -126,7 +126,7 @@ MISTAKES: dict[str, tuple[Callable[[Place], tuple[object, ...]], list[str]]] = {
         lambda p: encode(p, small_pictures(p), "--crop", 32),
         ["a.png: 10×12 pixels, smaller than the 32×32 crop; set resize to 32 or more"],
     ),
-    "encode: nothing named": (encode, ["name at least one image, folder, list file or shard"]),
+    "encode: nothing named": (encode, ["name at least one image, folder, list file, shard or volume"]),
     # Options
     "train: an unknown option of a recipe": (
         lambda p: train(p, model={"quantizer": {"codebok_size": 16}}),

@@ -159,10 +159,10 @@ def test_where_images_lie_and_what_is_logged_changes_nothing(config: RunConfig) 
 def test_a_changed_default_is_noticed_and_a_new_option_takes_nothing_away(config: RunConfig) -> None:
     made = cell(config)
     stored = json.loads(json.dumps(made.configuration))
-    stored["loss"]["lecam_weight"] = 0.25  # what the default was when the cell was made
+    stored["train"]["ema_decay"] = 0.25  # what the default was when the cell was made
     assert not replace(made, configuration=stored).stands_for(task(config))
     stored = json.loads(json.dumps(made.configuration))
-    del stored["loss"]["lecam_weight"]  # before it was an option
+    del stored["train"]["ema_decay"]  # before it was an option
     stored["loss"]["gone"] = 1  # one that is no more
     assert config.adapt.by == "none"
     stored["adapt"]["gain"] = 0.5  # one that has no effect

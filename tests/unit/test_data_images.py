@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis.extra.numpy as arrays
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given
@@ -167,6 +168,8 @@ def test_one_channel_is_luminance() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_every_mode_gives_every_number_of_channels(mode: str, channels: int) -> None:
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 cannot read the TIFF of this mode that it writes itself")
     array = load_image(encoded(Image.new(mode, (5, 3)), "TIFF"), channels)
     assert array.shape == (3, 5, channels)
     assert array.dtype == np.uint8
