@@ -40,7 +40,11 @@ QUANTIZERS = {
 RECIPES = {"ar": "cifar10", "mask": "cifar10", "diffusion": "cifar10-ldm"}
 """The generators' recipes by kind."""
 
-SAMPLING = ("--guidance", "1.5", "--batch-size", "100")
+SAMPLING = {
+    "ar": ("--guidance", "1.5", "--batch-size", "100"),
+    "mask": ("--guidance", "1.5", "--batch-size", "100"),
+    "diffusion": ("--guidance", "1.5", "--sampler", "dpm++", "--batch-size", "100"),
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
     )
     _vaevq(
         samples / "samples.json",
-        *("generate", "sample", generator, "--count", SAMPLED, *SAMPLING, "--force", "-o", samples),
+        *("generate", "sample", generator, "--count", SAMPLED, *SAMPLING[name.generator], "--force", "-o", samples),
     )
     _vaevq(
         generator / "generation.json",
@@ -157,7 +161,7 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
         "protocol": {
             key: value for key, value in measured["protocol"].items() if key not in ("generated", "reference")
         },
-        "options": {"sampling": SAMPLING, "tokenizer": size.tokenizer, "generator": size.generator},
+        "options": {"sampling": SAMPLING[name.generator], "tokenizer": size.tokenizer, "generator": size.generator},
         "minutes": {
             "tokenizer": _minutes(tokenizer / "run" / "metrics.jsonl"),
             "generator": _minutes(generator / "metrics.jsonl"),
@@ -197,12 +201,13 @@ class Classifier(nn.Sequential):
 
 def trained_classifier(data: Path, work: Path, epochs: int = 4) -> tuple[Classifier, float]:
     """The classifier and its accuracy on the test images; trained once, kept in `work`."""
-    path, network = work / "classifier.pt", Classifier()
+    path = work / "classifier.pt"
+    torch.manual_seed(0)
+    network = Classifier()
     if path.exists():
         kept = torch.load(path, weights_only=True)
         network.load_state_dict(kept["weights"])
         return network.eval(), kept["accuracy"]
-    torch.manual_seed(0)
     images, labels = _images(data / "train")
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     steps = epochs * (len(images) // 128)

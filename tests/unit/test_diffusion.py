@@ -1,5 +1,6 @@
 """Latent diffusion: its formulas, what it learns by heart, samples that know no batch, and the command end to end."""
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -69,8 +70,10 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [*itertools.product(SCHEDULES, ["v"]), ("linear", "epsilon"), ("scaled_linear", "epsilon")],
+)
 def test_losses_are_those_of_the_formulas(prediction: str, schedule: str) -> None:
     made = network(prediction=prediction, noise_schedule=schedule)
     kept = np.cumprod(1 - SCHEDULES[schedule](np.arange(1000.0)))
@@ -260,6 +263,10 @@ def test_tokens_of_continuous_latents_are_those_that_were_written(tmp_path: Path
         ("--complete", next(folder.iterdir())): "a generator of kind diffusion completes nothing",
         ("--top-k", 3): "top_k has no effect on a generator of kind diffusion: it frees whole latents from noise",
         ("--steps", 1001): "steps must be at most 1000, the noise steps",
+        (
+            "--steps",
+            60,
+        ): "steps of sampler ddim must divide the 1000 noise steps that this generator has learned, like 40 or 50",
         ("--sampler", "ddmp"): "there is no sampler 'ddmp': ddim, dpm++",
         ("--compile",): "compiling has no effect on a generator of kind diffusion",
     }.items():
@@ -277,7 +284,12 @@ def test_tokens_of_continuous_latents_are_those_that_were_written(tmp_path: Path
         (["train.label_smoothing=0.1"], "train.label_smoothing has no effect where network.kind is diffusion"),
         (["network.kind=ar", "data.latents=continuous"], "data.latents has no effect unless network.kind is diffusion"),
         (["network.beta_start=0.001"], "network.beta_start has no effect where network.noise_schedule is cosine"),
-        (["network.prediction=epsilon", "network.zero_terminal_snr=true"], "zero_terminal_snr needs prediction v"),
+        (
+            ["network.noise_schedule=linear", "network.prediction=epsilon", "network.zero_terminal_snr=true"],
+            "zero_terminal_snr needs prediction v",
+        ),
+        (["network.prediction=epsilon"], "noise_schedule cosine needs prediction v"),
+        (["network.noise_schedule=linear", "network.noise_steps=20"], "a share of 0.91 of the latents is left"),
         (["network.widths=[64]"], "attention is said of 2 levels, widths of 1"),
         (["network.widths=[60,64]"], "width 60 is no multiple of 8"),
         (["network.layers=3"], "network.layers: unknown option"),
@@ -320,3 +332,26 @@ def test_ldm_4_has_as_many_parameters_as_the_papers() -> None:
     with torch.device("meta"):
         made = build_network(config, tokens, latents)
     assert sum(p.numel() for p in made.parameters()) / 1e6 == pytest.approx(400, abs=2)  # its table 12
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 100), ("ddim", 1000), ("dpm++", 20), ("dpm++", 70)])
+def test_a_perfect_denoiser_gives_the_distribution_it_is_perfect_for(sampler: str, steps: int) -> None:
+    """Of latents N(0, ¼): v = α σ (1 − ¼) x_t / (¼ α² + σ²)."""
+    made = network(prediction="v", noise_schedule="cosine")
+
+    def perfect(noisy: torch.Tensor, at: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = (of[at.long()].to(noisy.dtype)[:, None, None, None] for of in (made.alpha, made.sigma))
+        return alpha * sigma * 0.75 * noisy / (0.25 * alpha**2 + sigma**2)
+
+    made.unet.forward = perfect  # type: ignore[method-assign]
+    count = 256
+    options = SamplingOptions(sampler=sampler, steps=steps)
+    sample = made.sample(torch.full((count,), made.no_label), range(count), options, seed=0)
+    assert float(sample.std()) == pytest.approx(0.5, rel=0.12)
+
+
+def test_fewer_noise_steps_than_a_sampler_takes_by_itself() -> None:
+    made = network(prediction="v", noise_schedule="cosine", noise_steps=30)
+    assert [made.default_steps(sampler) for sampler in ("ddim", "dpm++")] == [30, 20]
+    made = network(prediction="v", noise_schedule="cosine", noise_steps=64)
+    assert made.default_steps("ddim") == 32

@@ -1,5 +1,6 @@
 """The options of a diffusion generator: a U-Net over latents, and the noise that it learns to take away."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -22,6 +23,9 @@ DIFFUSION_SIZES: dict[DiffusionSize, dict[str, Any]] = {
     },
 }
 """The shape of the U-Net by the size's name."""
+
+MOST_LEFT = 0.2
+"""α at the last noise step may be so large: LDM's is 0.08."""
 
 
 class DiffusionConfig(Section):
@@ -73,8 +77,27 @@ class DiffusionConfig(Section):
                 raise ValueError(f"width {width} is no multiple of head_width {self.head_width}")
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start {self.beta_start:g} is above beta_end {self.beta_end:g}")
+        if self.noise_schedule == "cosine" and self.prediction != "v":
+            raise ValueError(
+                "noise_schedule cosine needs prediction v: it ends where all is noise, and there knowing the noise "
+                "tells nothing"
+            )
+        if self.noise_schedule != "cosine" and (left := self._left_at_the_end()) > MOST_LEFT:
+            raise ValueError(
+                f"a share of {left:.2f} of the latents is left at the last of {self.noise_steps} noise steps, and "
+                "sampling starts from noise alone: more noise_steps or a higher beta_end take it away"
+            )
         if self.zero_terminal_snr and self.prediction != "v":
             raise ValueError(
                 "zero_terminal_snr needs prediction v: where all is noise, knowing the noise tells nothing"
             )
         return self
+
+    def _left_at_the_end(self) -> float:
+        """α at the last noise step; 0 where it is made so."""
+        if self.zero_terminal_snr:
+            return 0.0
+        power = 2 if self.noise_schedule == "scaled_linear" else 1
+        first, last = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
+        steps = (first + (last - first) * i / (self.noise_steps - 1) for i in range(self.noise_steps))
+        return math.exp(0.5 * math.fsum(math.log1p(-(step**power)) for step in steps))

@@ -69,9 +69,10 @@ def recipe_tree(
         return tree
     if not isinstance(base, str):
         raise UserError(f"{path}: base: name a recipe or a YAML file, not {base!r}")
-    if str(path) in above:
+    here = str(path.resolve()) if path.suffix else str(recipe)
+    if here in above:
         raise UserError(f"{path}: base: this recipe is its own base")
-    ground = recipe_tree(base, kind, beside=beside, above=(*above, str(path)))
+    ground = recipe_tree(base, kind, beside=beside, above=(*above, here))
     return laid(_resized(ground, tree), tree)
 
 

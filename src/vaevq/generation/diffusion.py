@@ -19,7 +19,7 @@ from vaevq.generation.unet import UNet
 from vaevq.seeding import generator
 
 STEPS = {"ddim": 50, "dpm++": 20}
-"""Steps of sampling where none are asked for, by sampler."""
+"""Steps of sampling where none are asked for, by sampler; fewer where there are fewer steps of noise."""
 
 HELD_OUT_STEPS = 4
 """At so many noise steps each held-out image is measured."""
@@ -108,7 +108,7 @@ class Diffusion(GeneratorNetwork):
         assert given is None, "it does not complete"
         sampler = options.sampler or "ddim"
         scheduler = self.scheduler(sampler)
-        scheduler.set_timesteps(options.steps or STEPS[sampler], device=labels.device)
+        scheduler.set_timesteps(options.steps or self.default_steps(sampler), device=labels.device)
         noise = [torch.randn(self.shape, generator=generator("sample", "latents", seed, number)) for number in numbers]
         x, rows = torch.stack(noise).to(labels.device, next(self.parameters()).dtype), self.both(labels, options)
         copies = len(rows) // len(labels)
@@ -118,13 +118,25 @@ class Diffusion(GeneratorNetwork):
         return x
 
     def check_options(self, options: SamplingOptions) -> None:
-        """Also refuses more steps than there are steps of noise."""
+        """Also refuses steps that the steps of noise cannot be shared out to."""
         super().check_options(options)
-        if (options.steps or 1) > self.config.noise_steps:
+        steps, learned = options.steps or 1, self.config.noise_steps
+        if steps > learned:
             raise UserError(
-                f"steps must be at most {self.config.noise_steps}, the noise steps that this generator has learned, "
-                f"not {options.steps}"
+                f"steps must be at most {learned}, the noise steps that this generator has learned, not {steps}"
             )
+        # diffusers goes back by ⌊T / n⌋ from places T / n apart: where these differ, noise stays in the latents.
+        if (options.sampler or "ddim") == "ddim" and learned % steps:
+            near = sorted(_divisors(learned), key=lambda n: abs(n - steps))[:2]
+            raise UserError(
+                f"steps of sampler ddim must divide the {learned} noise steps that this generator has learned, like "
+                f"{' or '.join(map(str, sorted(near)))}, not {steps}; dpm++ takes any number"
+            )
+
+    def default_steps(self, sampler: str) -> int:
+        """How many are taken where none are asked for."""
+        most = min(STEPS[sampler], self.config.noise_steps)
+        return max(n for n in _divisors(self.config.noise_steps) if n <= most) if sampler == "ddim" else most
 
     def scheduler(self, sampler: str) -> Any:
         """diffusers' scheduler of a sampler, for this noise; steps are counted from the noisiest one down."""
@@ -152,3 +164,7 @@ class Diffusion(GeneratorNetwork):
     def checkpoint_gradients(self) -> None:
         """See `GeneratorNetwork.checkpoint_gradients`."""
         self.unet.checkpoint_gradients()
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

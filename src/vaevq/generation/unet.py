@@ -65,9 +65,10 @@ class UNet(nn.Module):
                 **_block_types(config.attention, "AttnDownBlock2D", "AttnUpBlock2D"),
                 attention_head_dim=config.head_width,
             )
-        # As LDM's: each residual block starts as its shortcut, each transformer as nothing, and the output as 0.
+        # As LDM's: each residual block starts as its shortcut, each attention as nothing, and the output as 0.
+        ends = ("conv2", "conv_out", "to_out.0" if self.classes is None else "proj_out")
         for name, module in self.network.named_modules():
-            if name.endswith(("conv2", "proj_out", "conv_out")):
+            if name.endswith(ends):
                 nn.init.zeros_(module.weight)
                 nn.init.zeros_(module.bias)
 

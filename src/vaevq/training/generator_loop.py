@@ -130,10 +130,10 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
         with place.together():
             if tokenizer is not None:
                 trainer.averaged.take_tokenizer(tokenizer)
-            resume(trainer, config, run_dir, data_file=TOKENS_FILE, data=_about(tokens))
+            resume(trainer, config, run_dir, data_file=TOKENS_FILE, data=_about(tokens, model))
         with place.together():
             if place.is_main:
-                claim(run_dir, config, place, TOKENS_FILE, _about(tokens))
+                claim(run_dir, config, place, TOKENS_FILE, _about(tokens, model))
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(open_tracker(config, run_dir, trainer.images_seen, quiet, place))
@@ -216,7 +216,7 @@ class _Loop(Loop[TokenBatch]):
         return self.trainer.gathered()
 
 
-def _about(tokens: RunTokens) -> dict[str, Any]:
+def _about(tokens: RunTokens, model: GeneratorConfig) -> dict[str, Any]:
     train, held_out = tokens.train, tokens.held_out
     return {
         "tokens": train.source,
@@ -225,4 +225,5 @@ def _about(tokens: RunTokens) -> dict[str, Any]:
         "train_items": len(tokens.train_items),
         "held_out_items": len(tokens.held_out_items),
         "held_out_names": [held_out.names[i] for i in held_out.images[tokens.held_out_items].tolist()],
+        **({} if model.latents is None else {"latents": model.latents.model_dump()}),
     }

@@ -112,7 +112,7 @@ class GeneratorTrainer:
         train = self.config.train
         norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), train.clip_norm or math.inf))
         where = f"in step {self.images_seen // train.batch_size + 1} (after {self.images_seen} images)"
-        check_finite(self.engine, {"tokens": losses}, norm, where)
+        check_finite(self.engine, {self.network.content: losses}, norm, where)
         # It reads the four fields that both kinds of run have.
         share = schedule(self.images_seen, cast(TrainConfig, train))
         for group in self.optimizer.param_groups:
