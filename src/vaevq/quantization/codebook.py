@@ -31,7 +31,9 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         dtype = torch.promote_types(latents.dtype, torch.float32)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
-        half_norms = torch.cat([0.5 * e.to(dtype).square().sum(dim=1) for e in codewords.split(CODEWORD_TILE)])
+        half_norms = torch.empty(len(codewords), dtype=dtype, device=codewords.device)
+        for part, norms in zip(codewords.split(CODEWORD_TILE), half_norms.split(CODEWORD_TILE), strict=True):
+            norms.copy_(0.5 * part.to(dtype).square().sum(dim=1))
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
         for start in range(0, len(latents), LATENT_TILE):
             rows = latents[start : start + LATENT_TILE].to(dtype)
