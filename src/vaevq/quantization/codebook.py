@@ -32,8 +32,9 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
         dtype = torch.promote_types(latents.dtype, torch.float32)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
         half_norms = torch.empty(len(codewords), dtype=dtype, device=codewords.device)
-        for part, norms in zip(codewords.split(CODEWORD_TILE), half_norms.split(CODEWORD_TILE), strict=True):
-            norms.copy_(0.5 * part.to(dtype).square().sum(dim=1))
+        for first in range(0, len(codewords), CODEWORD_TILE):
+            columns = slice(first, first + CODEWORD_TILE)
+            half_norms[columns] = 0.5 * codewords[columns].to(dtype).square().sum(dim=1)
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
         for start in range(0, len(latents), LATENT_TILE):
             rows = latents[start : start + LATENT_TILE].to(dtype)
@@ -53,7 +54,7 @@ def _least(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The least score of each row and its lowest place, as `scores.min(dim=1)`, which is twice as slow on a CPU:
     minima without places are vectorized, so they are taken first, and one group a row is searched."""
     if scores.shape[1] % GROUP:
-        return scores.min(dim=1)  # type: ignore[return-value]
+        return scores.min(dim=1)
     groups = scores.view(len(scores), -1, GROUP)
     least, group = groups.amin(dim=2).min(dim=1)
     chosen = groups[torch.arange(len(groups), device=scores.device), group]
