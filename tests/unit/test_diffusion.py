@@ -289,7 +289,7 @@ def test_tokens_of_continuous_latents_are_those_that_were_written(tmp_path: Path
             "zero_terminal_snr needs prediction v",
         ),
         (["network.prediction=epsilon"], "noise_schedule cosine needs prediction v"),
-        (["network.noise_schedule=linear", "network.noise_steps=20"], "a share of 0.91 of the latents is left"),
+        (["network.noise_schedule=linear", "network.noise_steps=20"], "a share of 0.90 of the latents is left"),
         (["network.widths=[64]"], "attention is said of 2 levels, widths of 1"),
         (["network.widths=[60,64]"], "width 60 is no multiple of 8"),
         (["network.layers=3"], "network.layers: unknown option"),

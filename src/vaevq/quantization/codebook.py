@@ -51,7 +51,10 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         dtype = torch.promote_types(latents.dtype, torch.float32)
         # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
-        half_norms = torch.cat([0.5 * e.to(dtype).square().sum(dim=1) for e in torch.split(codewords, CODEWORD_TILE)])
+        half_norms = torch.empty(len(codewords), dtype=dtype, device=codewords.device)
+        for first in range(0, len(codewords), CODEWORD_TILE):
+            columns = slice(first, first + CODEWORD_TILE)
+            half_norms[columns] = 0.5 * codewords[columns].to(dtype).square().sum(dim=1)
         if not works_in_tiles():
             return torch.addmm(half_norms, latents.to(dtype), codewords.to(dtype).T, alpha=-1).argmin(dim=1)
         tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
