@@ -13,6 +13,7 @@ from vaevq import __version__
 from vaevq.arguments import chosen_verbs, words_first
 from vaevq.cli.codec import decode, encode
 from vaevq.cli.compare import compare
+from vaevq.cli.demo import demo
 from vaevq.cli.evaluate import evaluate
 from vaevq.cli.generate import GENERATE_VERBS
 from vaevq.cli.inspect import inspect, report
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "report": report,
     "compare": compare,
     "generate": generate,
+    "demo": demo,
 }
 
 
