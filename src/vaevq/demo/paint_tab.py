@@ -20,7 +20,7 @@ def build(page: Page) -> None:
     canvas = gr.State(None, time_to_live=3600)
     with gr.Row():
         mode = gr.Radio(["paint", "pick"], value="paint", label="a click", elem_id="mode")
-        codeword = gr.Number(0, label=f"codeword, 0 to {K - 1}", precision=0, elem_id="paint-codeword")
+        codeword = gr.Number(None, label=f"codeword, 0 to {K - 1}", precision=0, elem_id="paint-codeword")
         brush = gr.Slider(1, LARGEST_BRUSH, 1, step=1, label="brush, in tokens", elem_id="brush")
         reset = gr.Button("Reset", elem_id="reset")
     with gr.Row():
@@ -32,6 +32,9 @@ def build(page: Page) -> None:
         photo = there(photo)
         height, width = photo.original.shape[:2]
         return photo.tokens, shown(photo.reconstruction), token_map(photo.grid, height, width)
+
+    def begin(photo: Photo) -> tuple[Any, ...]:
+        return *show(photo), int(photo.grid[0, 0])
 
     def click(
         photo: Photo | None,
@@ -58,7 +61,7 @@ def build(page: Page) -> None:
         return patch(tokenizer, example(there(photo).tokens, chosen))
 
     pictures = [canvas, picture, tokens]
-    page.on_photo(show, pictures)
+    page.on_photo(begin, [*pictures, codeword])
     reset.click(page.answer(show), [page.photo], pictures, **PRIVATE)
     for clicked in (picture, tokens):
         clicked.select(
