@@ -1,15 +1,13 @@
 """A page that is served from this process, and a browser; tests without what they need are skipped, saying so."""
 
 import shutil
-import socket
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from visitors import Served
+from visitors import Served, free_port
 
 from generators import write_generator
 
@@ -28,9 +26,7 @@ def served(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     models = load_models(str(finished), str(run), torch.device("cpu"))
     limits = Limits(side=256, max_mb=4, per_minute=10_000, queue=100)
     blocks = build_page(models, limits)
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    yield Served(serve(blocks, limits, "127.0.0.1", port), models)
+    yield Served(serve(blocks, limits, "127.0.0.1", free_port()), models, blocks)
     blocks.close(verbose=False)
 
 

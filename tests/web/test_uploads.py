@@ -3,17 +3,23 @@
 import io
 import struct
 import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
-from visitors import Served, call, drop, file, upload
+from visitors import Served, call, drop, file, free_port, upload
+
+from runs import vaevq
+from vaevq.demo.limits import Rate
+from vaevq.errors import UserError
 
 PHOTO = Image.fromarray(data.astronaut()[:96, :128])
 
@@ -113,6 +119,37 @@ def test_a_file_over_the_limit_is_not_taken(served: Served) -> None:
 def test_a_file_of_the_server_is_not_read(path: str, served: Served) -> None:
     answer = call(served.address, "photo", file(path))
     assert answer.outputs is None
+
+
+def test_requests_are_counted_by_address(served: Served) -> None:
+    with mock.patch.object(Rate, "count", side_effect=UserError("more than 1 requests a minute")) as count:
+        answer = drop(served.address, "photo.png", saved(PHOTO, "PNG"))
+    count.assert_called_once_with("127.0.0.1")
+    assert answer.error == "more than 1 requests a minute"
+
+
+def test_a_full_queue_refuses(served: Served) -> None:
+    with mock.patch.object(served.blocks._queue, "max_size", 0), pytest.raises(urllib.error.HTTPError) as refusal:
+        drop(served.address, "photo.png", saved(PHOTO, "PNG"))
+    assert refusal.value.code == 503
+
+
+def test_the_command_serves_and_a_taken_port_is_one_line(finished: Path, served: Served) -> None:
+    port = free_port()
+    seen: list[int] = []
+
+    def visit(_: Any) -> None:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as response:
+            seen.append(response.status)
+
+    with mock.patch("gradio.Blocks.block_thread", visit):
+        outcome = vaevq("demo", finished, "--port", port, "--device", "cpu")
+    assert (outcome.code, seen) == (0, [200]), outcome.err
+    assert f"http://127.0.0.1:{port}/ (Ctrl-C ends it)" in outcome.out
+    assert "password" not in outcome.err
+    again = vaevq("demo", finished, "--port", port, "--device", "cpu")
+    assert again.code == 2
+    assert again.err.startswith(f"vaevq: error: 127.0.0.1:{port} cannot be served from (")
 
 
 def test_several_at_once_are_all_answered(served: Served) -> None:

@@ -1,7 +1,9 @@
 """A visitor who needs no browser: files are uploaded and events called over HTTP."""
 
 import json
+import socket
 import urllib.request
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ class Served:
 
     address: str
     models: Models
+    blocks: Any
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class Answer:
 
     outputs: list[Any] | None
     error: str | None
+
+
+def free_port() -> int:
+    """A port that nobody serves from."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port: int = free.getsockname()[1]
+    return port
 
 
 def upload(address: str, name: str, content: bytes) -> str:
