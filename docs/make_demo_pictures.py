@@ -44,7 +44,7 @@ def main(model: str, port: int = 7869) -> None:
         page.get_by_role("tab", name="Paint").click()
         page.locator("#brush input[type=number]").fill("6")
         page.keyboard.press("Tab")
-        for x, y in ((60, 60), (150, 60), (240, 60)):
+        for x, y in ((60, 60), (150, 60)):
             page.locator("#canvas img").click(position={"x": x, "y": y})
             page.wait_for_timeout(2000)
         shot(page, "paint")

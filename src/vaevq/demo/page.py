@@ -25,7 +25,8 @@ KEPT_SECONDS = 3600
 _CSS = """
 .gradio-container { --ink: var(--body-text-color); --muted: var(--body-text-color-subdued);
   --rule: var(--border-color-primary); --first: #1f6feb; --second: #b4540a; --faded: #9aa1a9; }
-.gradio-container table.plain { width: 100%; border: 0; border-collapse: collapse; font-size: var(--text-sm); }
+.gradio-container table.plain, .gradio-container table.plain :is(thead, tbody, tr) { border: 0 !important; }
+.gradio-container table.plain { width: 100%; border-collapse: collapse; font-size: var(--text-sm); }
 .gradio-container table.plain :is(th, td) { padding: 2px 6px;
   border-width: 0 0 1px !important; border-color: var(--rule) !important;
   text-align: left; font-weight: normal; }
