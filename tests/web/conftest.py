@@ -10,17 +10,16 @@ import torch
 from visitors import Served, free_port
 
 from generators import write_generator
-
-pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vaevq[demo]'")
-
 from vaevq.demo.limits import Limits
 from vaevq.demo.models import load_models
-from vaevq.demo.page import build_page, serve
 
 
 @pytest.fixture(scope="session")
 def served(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page of a small tokenizer and a generator of its tokens."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vaevq[demo]'")
+    from vaevq.demo.page import build_page, serve
+
     run = tmp_path_factory.mktemp("generator")
     write_generator(finished, run)
     models = load_models(str(finished), str(run), torch.device("cpu"))

@@ -13,7 +13,6 @@ from visitors import Served
 
 from vaevq.data.images import Pixels, load_image
 from vaevq.demo.codewords import Position, painted, patch, sentence, uses
-from vaevq.demo.generate_tab import sampled
 from vaevq.demo.photo import Photo, decoded, tokenized
 from vaevq.generation.completion import upper_rows
 from vaevq.generation.sampling import SamplingOptions
@@ -148,6 +147,8 @@ def test_a_codeword_that_does_not_exist_is_one_message(page: Any) -> None:
 
 
 def test_images_are_sampled_by_class_seed_guidance_and_beginning(page: Any, served: Served, file: Path) -> None:
+    from vaevq.demo.generate_tab import sampled
+
     page.get_by_role("tab", name="Generate").click()
     generator = served.models.generator
     assert generator is not None
