@@ -45,7 +45,7 @@ def inspect_path(path: Path) -> Rows:
         return _volume_rows(path)
     if path.is_dir() and is_token_folder(path):
         return _shard_rows(path)
-    if path.is_dir() and _is_generator(path):
+    if path.is_dir() and is_generator(path):
         return _generator_rows(path)
     if path.is_dir():
         return _run_rows(path) if (path / "split.json").is_file() else [("kind", "tokenizer"), *_model_rows(path)]
@@ -154,7 +154,8 @@ def _checkpoint_rows(path: Path) -> Rows:
     ]
 
 
-def _is_generator(folder: Path) -> bool:
+def is_generator(folder: Path) -> bool:
+    """Whether the config.json of a run or model folder is a generator's."""
     file = folder / "config.json"
     return file.is_file() and '"network"' in file.read_text(encoding="utf-8", errors="replace")
 

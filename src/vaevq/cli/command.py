@@ -14,6 +14,7 @@ from vaevq.arguments import chosen_verbs, words_first
 from vaevq.cli.codec import decode, encode
 from vaevq.cli.compare import compare
 from vaevq.cli.completion import completion
+from vaevq.cli.demo import demo
 from vaevq.cli.doctor import doctor
 from vaevq.cli.evaluate import evaluate
 from vaevq.cli.export import export
@@ -46,6 +47,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "report": report,
     "compare": compare,
     "generate": generate,
+    "demo": demo,
     "export": export,
     "import": import_weights,
     "doctor": doctor,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,11 +13,6 @@ from vaevq.cli.options import Location, Number, Output, Recipe
 from vaevq.config import GenerationEvalConfig, load_generator_config, load_section
 from vaevq.console import progress, say, say_evaluation, say_rows
 from vaevq.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vaevq.generation.generator import Generator
 
 Measured = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES [KEY=VALUE ...]")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
@@ -131,6 +126,8 @@ def sample(
         force: overwrite samples that are there.
         quiet: no progress display.
     """
+    from vaevq.data.images import load_image
+    from vaevq.generation.completion import upper_rows
     from vaevq.generation.generator import Generator
     from vaevq.generation.sampling import SamplingOptions
     from vaevq.generation.writing import write_samples
@@ -153,7 +150,10 @@ def sample(
     if compile_step:
         generator.compile_step()
     labels = None if label is None else label.split(",")
-    start = None if complete is None else _upper_rows(generator, complete, rows)
+    start = None
+    if complete is not None:
+        image = load_image(complete, generator.tokenizer.config.autoencoder.image_channels)
+        start = upper_rows(generator, image, rows, str(complete))
     samples = generator.samples(count, labels=labels, seed=seed, options=options, given=start, batch_size=batch_size)
     about = {
         "generator": run,
@@ -226,21 +226,3 @@ def evaluate(
 
 
 GENERATE_VERBS: dict[str, Callable[..., Any]] = {"train": train, "sample": sample, "eval": evaluate}
-
-
-def _upper_rows(generator: "Generator", path: Path, rows: int | None) -> "Tensor":
-    """The tokens of the upper rows of an image that is brought to the generator's size."""
-    from vaevq.data.images import Picture, centre_crop, load_image, resize_shorter, to_tensor
-
-    (height, width), (grid_height, _) = generator.config.tokens.image_size, generator.config.tokens.grid
-    kept = grid_height // 2 if rows is None else rows
-    if not 1 <= kept <= grid_height:
-        raise UserError(f"--rows must be from 1 to {grid_height}, not {kept}")
-    array: Picture = load_image(path, generator.tokenizer.config.autoencoder.image_channels)
-    if height == width:
-        array = centre_crop(resize_shorter(array, height), height, str(path))
-    elif array.shape[:2] != (height, width):
-        raise UserError(f"{path}: {array.shape[1]}×{array.shape[0]} pixels; this generator's are {width}×{height}")
-    device = generator.network.device
-    tokens = generator.tokenizer.to(device).encode(to_tensor(array)[None].to(device))
-    return tokens[0, :kept]
