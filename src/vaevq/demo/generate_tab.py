@@ -35,12 +35,18 @@ def build(page: Page) -> None:
         count = gr.Slider(1, MOST_IMAGES, 8, step=1, label="images", elem_id="count")
     with gr.Row():
         guidance = gr.Slider(0, 10, 1, step=0.1, label="guidance, 1 is none", visible=guidable, elem_id="guidance")
-        temperature = gr.Slider(0, 2, 1, step=0.05, label="temperature", elem_id="temperature")
+        has_temperature = "temperature" in generator.network.sampling_options
+        temperature = gr.Slider(0, 2, 1, step=0.05, label="temperature", visible=has_temperature, elem_id="temperature")
         steps = gr.Slider(1, MOST_STEPS, 12, step=1, label="steps", visible=network.kind == "mask", elem_id="steps")
     with gr.Row():
-        start = gr.File(label="a photo to complete, if you like", height=120, elem_id="start")
+        completes = generator.network.completes
+        start = gr.File(label="a photo to complete, if you like", height=120, visible=completes, elem_id="start")
         rows = gr.Slider(
-            1, grid_height, max(1, grid_height // 2), step=1, label="rows of its tokens that are kept", elem_id="rows"
+            *(1, grid_height, max(1, grid_height // 2)),
+            step=1,
+            label="rows of its tokens that are kept",
+            visible=completes,
+            elem_id="rows",
         )
     sample = gr.Button("Sample", variant="primary", elem_id="sample")
     images = gr.Gallery(label="sampled", format="png", columns=4, object_fit="contain", elem_id="sampled")

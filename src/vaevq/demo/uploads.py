@@ -1,6 +1,7 @@
 """A visitor's file as an image: nothing in it is trusted, and what is large is made smaller."""
 
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
@@ -27,7 +28,8 @@ def load_upload(path: Path, channels: int, side: int) -> Pixels:
     longer = max(array.shape[:2])
     if longer <= side:
         return array
-    return resize(array, *(max(1, round(length * side / longer)) for length in array.shape[:2]))
+    height, width = (max(1, round(length * side / longer)) for length in array.shape[:2])
+    return cast(Pixels, resize(array, height, width))
 
 
 def _header_size(path: Path) -> tuple[int, int]:
