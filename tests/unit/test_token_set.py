@@ -180,7 +180,7 @@ def test_slices_of_one_subject_stand_on_one_side_and_shared_subjects_are_refused
     assert sides[0].isdisjoint(sides[1])
     assert sides[0] | sides[1] == set(subjects)
     write_token_file(tmp_path / "other", token_file(["s0-coronal-1"], subjects=("s0",)))
-    with pytest.raises(UserError, match="1 subjects of .* are in .* too, s0 first"):
+    with pytest.raises(UserError, match=r"1 subjects of .* are in .* too, s0 first"):
         found.check_apart_from(read_token_set(tmp_path / "other"))
     with pytest.raises(UserError, match=r"data\.held_out: .* is data\.tokens as well"):
         found.check_apart_from(found)

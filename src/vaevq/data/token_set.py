@@ -107,14 +107,14 @@ class TokenSet:
             shared = set(self.subjects or self.names) & set(other.subjects or other.names)
             if shared:
                 what = "subjects" if of_subjects else "images"
-                raise UserError(
-                    f"data.held_out: {len(shared)} {what} of {other.source} are in {self.source} too, {min(shared)} first"
-                )
+                both = f"{len(shared)} {what} of {other.source} are in {self.source} too"
+                raise UserError(f"data.held_out: {both}, {min(shared)} first")
 
     def split(self, share: float, seed: int) -> tuple[Integers, Integers]:
         """Items to learn from, and items to measure on: `share` of the images, chosen by a hash of seed and name.
 
-        All views of an image stand on one side, and of slices of volumes all of a subject (then it is a share of these), and of a held-out image only itself is measured, not its other views.
+        All views of an image stand on one side, and of slices of volumes all of a subject,
+        of which it is a share then; and of a held-out image only itself is measured, not its other views.
 
         Raises:
             UserError: there is one image or subject only.
