@@ -168,3 +168,19 @@ def test_sets_of_different_tokenizers_or_grids_are_told_apart(tokens: TokenSet, 
     write_token_file(tmp_path / "o", token_file(names(2), model_digest="f" * 16))
     with pytest.raises(UserError, match="are of different model_digest: ffff"):
         tokens.check_like(read_token_set(tmp_path / "o"))
+
+
+def test_slices_of_one_subject_stand_on_one_side_and_shared_subjects_are_refused(tmp_path: Path) -> None:
+    slices = [f"s{i // 4}-axial-{i % 4}" for i in range(24)]
+    subjects = tuple(name.partition("-")[0] for name in slices)
+    found = read_token_set(token_folder(tmp_path / "tokens", token_file(slices, subjects=subjects)))
+    train, held_out = found.split(0.2, 0)
+    sides = [{subjects[i] for i in side} for side in (train, held_out)]
+    assert len(sides[1]) == 1
+    assert sides[0].isdisjoint(sides[1])
+    assert sides[0] | sides[1] == set(subjects)
+    write_token_file(tmp_path / "other", token_file(["s0-coronal-1"], subjects=("s0",)))
+    with pytest.raises(UserError, match=r"1 subjects of .* are in .* too, s0 first"):
+        found.check_apart_from(read_token_set(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"data\.held_out: .* is data\.tokens as well"):
+        found.check_apart_from(found)

@@ -13,14 +13,15 @@ from safetensors import safe_open
 
 from runs import files_below, on_two_processes, start_vaevq, vaevq
 from vaevq.codec import encode_images, encode_shards
-from vaevq.config import AutoencoderConfig, EvalConfig, PlainConfig, TokenizerConfig
+from vaevq.config import AutoencoderConfig, EvalConfig, PlainConfig, TokenizerConfig, VolumesConfig
 from vaevq.data.images import load_image
-from vaevq.data.index import find_images
+from vaevq.data.index import VolumeOptions, find_images
 from vaevq.data.token_shards import ShardPlan, claim_folder, missing_shards, read_plan, shard_path
 from vaevq.data.tokens import read_token_file
 from vaevq.data.views import Views, image_of_view, index_of_views
 from vaevq.errors import UserError
 from vaevq.tokenizer import Tokenizer
+from volumes import ball, write_volume
 
 CPU = torch.device("cpu")
 WHOLE = Views()
@@ -223,3 +224,16 @@ def test_flips_and_crops_of_a_single_file_are_items_of_it(finished: Path, photos
     file = read_token_file(tmp_path / "t.safetensors")
     assert file.names == ("cat-0.png", "cat-0@flip.png", "cat-0@crop1.png", "cat-0@crop1@flip.png")
     assert len({grid.tobytes() for grid in file.tokens}) == 4
+
+
+def test_slices_taken_otherwise_are_not_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAEVQ_CACHE", str(tmp_path / "cache"))
+    path = write_volume(tmp_path / "a.nii", ball((9, 9, 9)))
+    plans = [
+        ShardPlan.of(find_images(path, VolumeOptions(VolumesConfig(size=8, fit=fit))), "d", 2, Views())
+        for fit in ("pad", "resize")
+    ]
+    claim_folder(tmp_path / "t", plans[0], force=False)
+    assert read_plan(tmp_path / "t") == plans[0]
+    with pytest.raises(UserError, match=r"tokens made otherwise \(volumes\.fit: 'pad' there, 'resize' here"):
+        claim_folder(tmp_path / "t", plans[1], force=False)

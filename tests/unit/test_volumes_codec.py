@@ -314,3 +314,15 @@ def test_slices_of_volumes_become_shards_for_generators(grey: Path, tmp_path: Pa
     shard = read_token_file(tmp_path / "shards" / "shard-00000.safetensors")
     assert shard.volumes is None
     assert len(shard.names) == 10
+
+
+def test_a_place_or_a_comparison_that_cannot_be_is_refused_before_decoding(grey: Path, tmp_path: Path) -> None:
+    path, tokens = write_volume(tmp_path / "v.nii", ball((9, 9, 9))), tmp_path / "t.safetensors"
+    done = vaevq("encode", path, "--model", grey, "-o", tokens)
+    assert "does not say how its volumes were taken" in done.err
+    done = vaevq("decode", tokens, "--model", grey, "-o", tmp_path / "x.png")
+    assert "a volume goes into a .nii or .nii.gz file" in done.err
+    done = vaevq("decode", tokens, "--model", grey, "-o", tmp_path / "b.nii", "--against", tmp_path / "missing.nii")
+    assert "missing.nii" in done.err
+    assert not (tmp_path / "x.png").exists()
+    assert not (tmp_path / "b.nii").exists()

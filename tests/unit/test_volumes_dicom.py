@@ -84,6 +84,15 @@ def test_folders_of_series_are_subjects_and_come_back_as_nifti(tmp_path: Path) -
     assert '"axes run to": "LPS"' in rows
 
 
+def setting(name: str, value: Any) -> Callable[[Any, int], None]:
+    return lambda part, number: setattr(part, name, value)
+
+
+def test_an_empty_slope_is_1(tmp_path: Path) -> None:
+    opened = open_volume(str(write_series(tmp_path / "series", ball((14, 12, 9)), setting("RescaleSlope", None))))
+    assert (opened.slope, opened.inter) == (1, -1024)
+
+
 def of_another_series(part: Any, number: int) -> None:
     part.SeriesInstanceUID = f"1.2.{3 + number % 2}"
 
@@ -108,6 +117,10 @@ def scaled_apart(part: Any, number: int) -> None:
         (displaced, "slices do not lie evenly: one is missing, or there twice"),
         (without_position, "without ImagePositionPatient, so no slice of a volume"),
         (scaled_apart, "scaled differently"),
+        (setting("BitsAllocated", 1), "series: 1 bits a voxel; 8, 16, 32 and 64 can be read"),
+        (setting("PixelSpacing", [0, 0.5]), "series: PixelSpacing must be above 0"),
+        (setting("ImageOrientationPatient", [1, 0, 0]), "has no 6 numbers of ImageOrientationPatient"),
+        (setting("ImagePositionPatient", None), "series: .* has no 3 numbers of ImagePositionPatient"),
     ],
 )
 def test_a_series_with_a_fault_is_named_in_one_line(

@@ -194,6 +194,14 @@ def without_side(path: Path) -> Path:
     return path
 
 
+def below_zero(path: Path) -> Path:
+    write_volume(path, ball((6, 6, 6)))
+    content = bytearray(path.read_bytes())
+    content[44:46] = (-6).to_bytes(2, "little", signed=True)
+    path.write_bytes(bytes(content))
+    return path
+
+
 def with_nan(path: Path) -> Path:
     voxels = ball((6, 6, 6)).astype(np.float32)
     voxels[3, 3, 3], voxels[2, 2, 2] = np.nan, np.inf
@@ -224,6 +232,7 @@ def text(path: Path) -> Path:
     [
         (damaged, "cut.nii.gz", r"cut\.nii\.gz: .*(ended before|Expected)"),
         (without_side, "side.nii", r"side\.nii: 6×0×6 voxels, a side of 0"),
+        (below_zero, "minus.nii", r"minus\.nii: 6×-6×6 voxels, a side of -6"),
         (lambda p: write_volume(p, np.zeros((6, 6, 6), np.int16)), "zero.nii", r"zero\.nii: each of its voxels is 0"),
         (with_nan, "nan.nii.gz", r"nan\.nii\.gz: 2 of its 216 voxels are not finite"),
         (coloured, "colour.nii", r"colour\.nii: voxels of type .* are no intensities"),
@@ -324,3 +333,21 @@ def test_the_header_of_a_real_series_is_read() -> None:
     assert opened.ras_shape == (128, 96, 24)
     assert opened.voxel_sizes == pytest.approx((2, 2, 2.2), abs=0.01)
     assert b"extcomment1" in opened.prefix
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("BraTS2021_00000/BraTS2021_00000_t1ce", "BraTS2021_00000/BraTS2021_00000_flair", "BraTS2021_00001_t1ce"),
+        ("BraTS20_Training_001_t1", "BraTS20_Training_001_t2", "BraTS20_Training_002_t1"),
+        ("sub-01/anat/sub-01_ses-1_T1w", "sub-01/anat/sub-01_ses-2_T1w", "sub-02/anat/sub-02_T1w"),
+    ],
+)
+def test_names_of_earlier_brats_and_of_bids_say_whose_they_are(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        write_volume(tmp_path / f"{name}.nii.gz", ball((6, 7, 8)))
+    write_volume(tmp_path / f"{names[0].rpartition('_')[0]}_seg.nii.gz", ball((6, 7, 8)))
+    volumes = {entry.of.volume.name: entry.subject for entry in found(tmp_path) if isinstance(entry, SliceEntry)}
+    assert set(volumes) == {Path(name).name for name in names}
+    assert volumes[Path(names[0]).name] == volumes[Path(names[1]).name] != volumes[Path(names[2]).name]
+    assert len(set(volumes.values())) == 2

@@ -146,6 +146,16 @@ def test_a_window_is_of_what_lies_above_its_low_end_and_clips_the_rest() -> None
     assert window.apply(np.array([-5, 0, 50.5, 400]), 1, 0).tolist() == [-1, -1, 1, 1]
 
 
+def test_percentiles_are_numpys_and_do_not_overflow_across_wide_gaps() -> None:
+    wide = np.array([-32768, 32767], dtype=np.int16)
+    assert Window.of(wide, 1, 0, (0.5, 99.5)).low == pytest.approx(-32768 + 0.005 * 65535)
+    values = np.random.default_rng(0).integers(-500, 500, 997).astype(np.int16)
+    for low, high in ((0.5, 99.5), (12.3, 45.6)):
+        window = Window.of(values, 1, 0, (low, high))
+        assert window.low == np.percentile(values, low)
+        assert window.high == np.percentile(values[values > window.low], high)
+
+
 def test_whole_numbers_are_never_wrapped_around() -> None:
     for dtype in ("int64", "uint64", "uint8"):
         limits = np.iinfo(np.dtype(dtype))

@@ -11,8 +11,11 @@ from vaevq.console import progress, say, say_rows, warn
 from vaevq.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vaevq.data.index import VolumeOptions
     from vaevq.data.views import Views
+    from vaevq.data.volumes.entries import SlicedVolume
 
 
 def encode(
@@ -53,7 +56,8 @@ def encode(
         flips: every view mirrored as well.
         shard_size: write a folder of token files of so many images each (and their views), resumable.
         latents: also write the continuous latents that tokens are made of, which a diffusion generator can learn from.
-        volumes: key=value of the section `data.volumes`, any number of times; else as the run was trained.
+        volumes: key=value of the section `data.volumes`, any number of times; else those of the run
+            whose folder `model` names, or the defaults.
         batch_size: images at a time, where they are of one size.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite the token file; make all shards anew.
@@ -71,12 +75,13 @@ def encode(
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
     views, slices = Views(resize, crop, crops, flips), volume_options(run_config(model), volumes)
     if shard_size is not None:
-        _encode_shards(paths, model, output, views, shard_size, latents, config, slices, device, force, quiet)
+        _encode_shards(paths, model, output, views, shard_size, latents, config, slices, volumes, device, force, quiet)
         return
     require_place(output, force=force)
     place = choose_device(device)
     images = find_all(paths, slices)
     of_volumes = sliced_volumes(images)
+    _say_defaults(of_volumes, model, volumes)
     if of_volumes and views != Views():
         raise UserError("of a volume the whole is encoded: its slices are brought to their size by --volumes size=…")
     if views.count > 1:
@@ -94,6 +99,12 @@ def encode(
     say(f"{len(encoded.file.names)} {what}, {count} tokens, {output.stat().st_size} bytes: {output}")
 
 
+def _say_defaults(of_volumes: "Sequence[SlicedVolume]", model: str, given: tuple[str, ...]) -> None:
+    """A line where volumes are taken as by default because nothing says how the model's were."""
+    if of_volumes and not given and run_config(model) is None:
+        warn(f"{model} does not say how its volumes were taken: the defaults of data.volumes apply; see --volumes")
+
+
 def _encode_shards(
     paths: tuple[str, ...],
     model: str,
@@ -103,6 +114,7 @@ def _encode_shards(
     latents: bool,
     config: EvalConfig,
     slices: "VolumeOptions",
+    given: tuple[str, ...],
     device: str,
     force: bool,
     quiet: bool,
@@ -111,11 +123,14 @@ def _encode_shards(
     from vaevq.codec import encode_shards
     from vaevq.data.index import find_all
     from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, missing_shards
+    from vaevq.data.volumes.entries import sliced_volumes
     from vaevq.training.engine import engine
 
     with engine(device, "float32") as place:
         with place.together():
             images, tokenizer = find_all(paths, slices), load(model).to(place.device)
+            if place.is_main:
+                _say_defaults(sliced_volumes(images), model, given)
             plan = ShardPlan.of(images, tokenizer.digest, shard_size, views, latents=latents)
         with place.together():
             if place.is_main:
@@ -164,11 +179,17 @@ def decode(
     """
     from vaevq.codec import compare_volumes, decode_tokens, decode_volumes, fitting
     from vaevq.data.tokens import read_token_file
+    from vaevq.data.volumes.cache import open_volume
+    from vaevq.data.volumes.layout import is_volume_name
     from vaevq.training.engine import choose_device
 
     file = read_token_file(tokens)
     if against is not None and (file.volumes is None or len(file.volumes.files) > 1):
         raise UserError(f"--against is of a single volume, and {tokens} holds another number, or images")
+    if against is not None:
+        open_volume(str(against))
+    if file.volumes is not None and not is_volume_name(output.name) and output.suffix and not output.is_dir():
+        raise UserError(f"{output}: a volume goes into a .nii or .nii.gz file, or into a folder without an ending")
     tokenizer = load(model)
     fits = fitting(tokenizer, file, remap=remap)
     if fits is not file:

@@ -57,6 +57,7 @@ def encode_images(
     """
     tokens, means, sizes, labels = [], [], [], []
     names: list[str] = []
+    whose = {entry.name: entry.subject for entry in index if entry.subject is not None}
     unreadable: list[str] = []
     for batch in evaluation_batches(index, config, tokenizer.config.autoencoder.image_channels):
         unreadable += batch.unreadable
@@ -84,6 +85,7 @@ def encode_images(
         labels=tuple(labels) if labels else None,
         latents=tuple(means) if latents else None,
         volumes=_record(index, unreadable),
+        subjects=tuple(whose.get(name, name) for name in names) if whose else None,
     )
     return Encoded(file, tuple(unreadable))
 

@@ -27,6 +27,11 @@ class ImageEntry:
         """The shoot that the image belongs to; see `shoot_of`."""
         return shoot_of(self.name)
 
+    @property
+    def subject(self) -> str | None:
+        """Whose slice of a volume it is; None of an image."""
+        return None
+
     def open(self) -> BinaryIO:
         """The encoded image as a binary file."""
         return Path(self.file).open("rb") if self.size is None else io.BytesIO(self.read())

@@ -42,6 +42,8 @@ class TokenSet:
         source: where it was read.
         tokenizer: folder of the tokenizer, where it lies beside the tokens.
         latents: float16 N×d×h×w, the means that the tokens were made of, where they were asked for; otherwise None.
+        subjects: of slices of volumes, whose each of `names` is; otherwise None.
+        made_of: the location of the images, where it is known.
     """
 
     tokens: npt.NDArray[np.integer]
@@ -57,6 +59,8 @@ class TokenSet:
     source: str
     tokenizer: Path | None
     latents: npt.NDArray[np.float16] | None = None
+    subjects: tuple[str, ...] | None = None
+    made_of: str | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -88,21 +92,40 @@ class TokenSet:
             if here != there and not unknown:
                 raise UserError(f"{other.source} and {self.source} are of different {what}: {there}, {here}")
 
+    def check_apart_from(self, other: "TokenSet") -> None:
+        """Makes sure that what is measured on another set was not learned from this one.
+
+        Names alone tell nothing: images of different folders are often called alike.
+
+        Raises:
+            UserError: it is the same set, one of the same images, or of the same subjects.
+        """
+        if Path(self.source).expanduser().resolve() == Path(other.source).expanduser().resolve():
+            raise UserError(f"data.held_out: {other.source} is data.tokens as well; leave it out to hold out a share")
+        of_subjects = self.subjects is not None and other.subjects is not None
+        if of_subjects or (self.made_of is not None and self.made_of == other.made_of):
+            shared = set(self.subjects or self.names) & set(other.subjects or other.names)
+            if shared:
+                what = "subjects" if of_subjects else "images"
+                both = f"{len(shared)} {what} of {other.source} are in {self.source} too"
+                raise UserError(f"data.held_out: {both}, {min(shared)} first")
+
     def split(self, share: float, seed: int) -> tuple[Integers, Integers]:
         """Items to learn from, and items to measure on: `share` of the images, chosen by a hash of seed and name.
 
-        All views of an image stand on one side, and of a held-out image only itself is measured, not its other views.
+        All views of an image stand on one side, and of slices of volumes all of a subject,
+        of which it is a share then; and of a held-out image only itself is measured, not its other views.
 
         Raises:
-            UserError: there is one image only.
+            UserError: there is one image or subject only.
         """
-        if len(self.names) < 2:
-            raise UserError(f"{self.source}: one image alone, so none can be held out; name others in data.held_out")
-        count = min(max(1, round(share * len(self.names))), len(self.names) - 1)
-        order = sorted(range(len(self.names)), key=lambda i: (stream_seed("split", seed, self.names[i]), self.names[i]))
-        held_out = np.zeros(len(self.names), dtype=bool)
-        held_out[order[:count]] = True
-        of_item = held_out[self.images]
+        groups = self.subjects or self.names
+        order = sorted(set(groups), key=lambda group: (stream_seed("split", seed, group), group))
+        if len(order) < 2:
+            what = "subject" if self.subjects else "image"
+            raise UserError(f"{self.source}: one {what} alone, so none can be held out; name others in data.held_out")
+        held_out = set(order[: min(max(1, round(share * len(order))), len(order) - 1)])
+        of_item = np.array([group in held_out for group in groups])[self.images]
         measured = np.flatnonzero(of_item & self.unchanged)
         if len(measured) == 0:  # none was encoded as it is
             measured = np.flatnonzero(of_item)
@@ -147,6 +170,7 @@ def read_token_set(
     continuous: list[npt.NDArray[np.float16]] = []
     labels: list[int] = []
     numbers: dict[str, int] = {}
+    subjects: dict[str, str] = {}
     images: list[int] = []
     unchanged: list[bool] = []
     first: TokenFile | None = None
@@ -158,8 +182,10 @@ def read_token_set(
         if file.latents is not None and latents != "codewords":
             continuous.append(np.stack(file.latents))
         labels += file.labels or ()
-        for name in file.names:
+        for name, subject in zip(file.names, file.subjects or file.names, strict=True):
             image = image_of_view(name)
+            if file.subjects is not None:
+                subjects[image] = subject
             images.append(numbers.setdefault(image, len(numbers)))
             unchanged.append(image == name)
     assert first is not None
@@ -181,6 +207,8 @@ def read_token_set(
         classes=plan.classes if plan else (),
         source=str(location),
         tokenizer=folder if folder.is_dir() else None,
+        subjects=tuple(subjects.get(image, image) for image in numbers) if subjects else None,
+        made_of=plan.source if plan else None,
     )
     if found.labels is not None and int(found.labels.min()) < 0:
         raise UserError(f"{location}: label {int(found.labels.min())} is below 0")

@@ -12,9 +12,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from vaevq.config import Section, read_json
+from vaevq.config import Section, VolumesConfig, read_json
 from vaevq.data.entries import ImageIndex
 from vaevq.data.views import Views
+from vaevq.data.volumes.entries import sliced_volumes
 from vaevq.errors import UserError
 from vaevq.files import make_folder, remove_leftovers, write_text
 
@@ -39,6 +40,7 @@ class ShardPlan(Section):
     crop: int | None
     crops: int
     flips: bool
+    volumes: VolumesConfig | None = None  # how slices of volumes were made; None of images
     latents: bool = False  # whether continuous latents stand beside the tokens
 
     @classmethod
@@ -61,6 +63,7 @@ class ShardPlan(Section):
             crop=views.crop,
             crops=views.crops,
             flips=views.flips,
+            volumes=next((volume.config for volume in sliced_volumes(index)), None),
             latents=latents,
         )
 
@@ -119,8 +122,12 @@ def claim_folder(folder: Path, plan: ShardPlan, *, force: bool) -> None:
         if stands != plan and not force:
             there, here = stands.model_dump(mode="json"), plan.model_dump(mode="json")
             key = next(name for name in here if there[name] != here[name])
+            one, other = there[key], here[key]
+            if isinstance(one, dict) and isinstance(other, dict):  # a section
+                within = next(name for name in other if one[name] != other[name])
+                key, one, other = f"{key}.{within}", one[within], other[within]
             raise UserError(
-                f"{folder} holds tokens made otherwise ({key}: {_short(there[key])} there, {_short(here[key])} here); "
+                f"{folder} holds tokens made otherwise ({key}: {_short(one)} there, {_short(other)} here); "
                 "name another folder, or begin anew with --force"
             )
     elif folder.is_dir() and any(folder.iterdir()) and not force:

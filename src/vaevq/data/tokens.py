@@ -6,7 +6,8 @@ and width; optionally `labels`, int64 N; optionally `latents`, float16 (Σ h·w)
 the posteriors that these were made of; of volumes `headers`, uint8, what stood before the voxels of their files, one
 after another. Metadata, all strings: `format` ("vaevq-tokens"), `format_version` ("1"; "2" with latents or of volumes),
 `codebook_size`, `downsample_factor`, `codes_per_position` (q), where each of the q codes is of a codebook of its own
-`codebooks` (q), of volumes `volumes` (JSON, see `data.volumes.record`), `model_digest`, `names` (a JSON list) and
+`codebooks` (q), of volumes `volumes` (JSON, see `data.volumes.record`), of slices `subjects` (a JSON list: whose each
+is), `model_digest`, `names` (a JSON list) and
 `checksum` (SHA-256, hexadecimal, over the other metadata as JSON with sorted keys, then for each tensor in alphabetical
 order its name, its type, its shape as JSON and its little-endian bytes).
 """
@@ -70,6 +71,7 @@ class TokenFile:
         labels: N class numbers, or None.
         latents: N float16 arrays d×h×w, the means of the posteriors that the tokens were made of, or None.
         volumes: what brings volumes back, where the images are their slices; None of images.
+        subjects: of slices of volumes, whose each of them is; None of images.
         codebooks: 1, which all codes are of, or q, where the i-th code of a position is of the i-th.
         source: what error messages call the file.
 
@@ -87,6 +89,7 @@ class TokenFile:
     latents: tuple[npt.NDArray[np.float16], ...] | None = None
     codebooks: int = 1
     volumes: VolumeRecord | None = None
+    subjects: tuple[str, ...] | None = None
     source: str = field(default="the token file", repr=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +105,7 @@ class TokenFile:
             ("names", self.names),
             ("labels", self.labels),
             ("latents", self.latents),
+            ("subjects", self.subjects),
         ):
             if values is not None and len(values) != count:
                 raise UserError(f"{len(values)} {what} for the tokens of {count} images")
@@ -198,7 +202,9 @@ def write_token_file(path: Path, content: TokenFile, *, force: bool = False) -> 
         metadata["codebooks"] = str(content.codebooks)
     if content.volumes is not None:
         metadata["volumes"] = content.volumes.to_json()
-    if len(metadata["names"]) > NAMES_LIMIT:
+    if content.subjects is not None:
+        metadata["subjects"] = json.dumps(content.subjects)
+    if len(metadata["names"]) + len(metadata.get("subjects", "")) > NAMES_LIMIT:
         raise UserError(f"{path}: the names of {len(content.names)} images are too long for one file: write several")
     metadata["checksum"] = _checksum(metadata, tensors)
     make_folder(path.parent)
@@ -242,7 +248,7 @@ def _check_header(metadata: Mapping[str, str], types: Mapping[str, str]) -> None
             f"token format version {version}, this vaevq reads versions {FORMAT_VERSION} and {EXTENDED_VERSION}"
         )
     of_volumes = {"volumes"} & set(metadata)
-    if set(metadata) - {"codebooks"} != _METADATA | of_volumes:
+    if set(metadata) - {"codebooks", "subjects"} != _METADATA | of_volumes:
         raise UserError(f"damaged: its metadata should hold {', '.join(sorted(_METADATA))}")
     needed = {"tokens", "grids", "sizes"} | ({"headers"} if of_volumes else set())
     if not needed <= set(types) <= needed | {"labels", "latents"}:
@@ -271,12 +277,6 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
     nonsense = (grids < 1).any() or (grids.astype(np.float64).prod(axis=1) > flat.size).any()
     if len(grids) == 0 or nonsense or lengths.sum() != flat.size:
         raise UserError(f"its {len(grids)} grids do not add up to its {flat.size} tokens")
-    try:
-        names = json.loads(metadata["names"])
-    except (ValueError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError("its names are no JSON list of strings")
     positions = grids[:, :2].astype(np.int64).prod(axis=1)
     if latents is not None and len(latents) != positions.sum():
         raise UserError(f"latents of {len(latents)} positions for grids of {positions.sum()}")
@@ -284,7 +284,7 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
     content = TokenFile(
         tokens=tuple(part.reshape(shape) for part, shape in zip(parts, grids.tolist(), strict=True)),
         sizes=tuple((height, width) for height, width in sizes.tolist()),
-        names=tuple(names),
+        names=_strings(metadata, "names"),
         codebook_size=codebook_size,
         downsample_factor=_integer(metadata, "downsample_factor"),
         model_digest=metadata["model_digest"],
@@ -292,6 +292,7 @@ def _assemble(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any
         latents=None if latents is None else tuple(_grids_of(latents, positions, grids)),
         codebooks=_integer(metadata, "codebooks") if "codebooks" in metadata else 1,
         volumes=_volumes(metadata, tensors),
+        subjects=_strings(metadata, "subjects") if "subjects" in metadata else None,
         source=source,
     )
     if content.codes_per_position != _integer(metadata, "codes_per_position"):
@@ -312,6 +313,16 @@ def _volumes(metadata: Mapping[str, str], tensors: Mapping[str, npt.NDArray[Any]
     if "volumes" not in metadata:
         return None
     return VolumeRecord.from_json(metadata["volumes"], tensors["headers"].tobytes())
+
+
+def _strings(metadata: Mapping[str, str], key: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(metadata[key])
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise UserError(f"its {key} are no JSON list of strings")
+    return tuple(found)
 
 
 def _integer(metadata: Mapping[str, str], key: str) -> int:

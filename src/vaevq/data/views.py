@@ -76,6 +76,10 @@ class _View(ImageEntry):
     number: int = 0
     flip: bool = False
 
+    @property
+    def subject(self) -> str | None:
+        return None if self.image is None else self.image.subject
+
     def load(self, channels: int) -> Picture:
         assert self.image is not None
         array = _resized(self.image, self.views.resize, channels)

@@ -71,7 +71,7 @@ def run_tokens(config: GeneratorRunConfig) -> RunTokens:
     """Reads a run's tokens and tells the two sides apart.
 
     Raises:
-        UserError: none are named, they cannot be read, or the two sets are of different kinds.
+        UserError: none are named, they cannot be read, or the two sets are of different kinds, or not apart.
     """
     if config.data.tokens is None:
         raise UserError("data.tokens: name the tokens to learn from with --tokens: what vaevq encode has written")
@@ -84,6 +84,7 @@ def run_tokens(config: GeneratorRunConfig) -> RunTokens:
         return RunTokens(tokens, train, tokens, held_out)
     others = read_token_set(config.data.held_out, latents="codewords" if tokens.latents is None else "continuous")
     tokens.check_like(others)
+    tokens.check_apart_from(others)
     if others.class_count > tokens.class_count or (others.labels is None) != (tokens.labels is None):
         raise UserError(f"{others.source}: its labels are not those of {tokens.source}")
     measured = np.flatnonzero(others.unchanged)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vaevq.data.images import UnreadableImage
-from vaevq.data.volumes.source import VolumeFile, described
+from vaevq.data.volumes.source import VolumeFile, described, unreadable
 from vaevq.errors import UserError
 
 DICOM_EXTENSIONS = (".dcm", ".dicom", ".ima")
@@ -28,6 +28,15 @@ def open_series(folder: str) -> VolumeFile:
             more than one sample a pixel.
         UserError: pydicom is not installed.
     """
+    try:
+        return _opened(folder)
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:  # values that are empty, too few or 0 raise whatever their use runs into
+        raise unreadable(folder, error) from None
+
+
+def _opened(folder: str) -> VolumeFile:
     slices = _sorted(folder, [_read(file, pixels=False) for file in series_files(folder)])
     first = slices[0]
     affine = _affine(folder, slices)
@@ -87,6 +96,15 @@ def _sorted(folder: str, slices: Sequence[Any]) -> list[Any]:
             )
     if int(slices[0].get("SamplesPerPixel", 1)) != 1:
         raise UnreadableImage(f"{folder}: {slices[0].SamplesPerPixel} samples a pixel are no intensities")
+    if (bits := int(slices[0].get("BitsAllocated") or 0)) not in (8, 16, 32, 64):
+        raise UnreadableImage(f"{folder}: {bits} bits a voxel; 8, 16, 32 and 64 can be read")
+    for part in slices:
+        for name, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+            values = part.get(name)
+            if values is None or isinstance(values, str) or len(values) != count:
+                raise UnreadableImage(f"{folder}: {Path(part.filename).name} has no {count} numbers of {name}")
+    if min(float(step) for step in slices[0].PixelSpacing) <= 0:
+        raise UnreadableImage(f"{folder}: PixelSpacing must be above 0")
     normal = _normal(slices[0])
     return sorted(slices, key=lambda part: float(np.dot(normal, np.array(part.ImagePositionPatient, dtype=float))))
 
@@ -122,8 +140,14 @@ def _type(part: Any) -> np.dtype[Any]:
     return np.dtype(f"{'i' if int(part.get('PixelRepresentation', 0)) else 'u'}{int(part.BitsAllocated) // 8}")
 
 
+def _number(part: Any, name: str, default: float) -> float:
+    """A number of a slice; the default where it is absent or empty."""
+    value = part.get(name)
+    return default if value in (None, "") else float(value)
+
+
 def _scaling(folder: str, slices: Sequence[Any]) -> tuple[float, float]:
-    values = {(float(part.get("RescaleSlope", 1)), float(part.get("RescaleIntercept", 0))) for part in slices}
+    values = {(_number(part, "RescaleSlope", 1), _number(part, "RescaleIntercept", 0)) for part in slices}
     if len(values) > 1:
         raise UnreadableImage(f"{folder}: its slices are scaled differently, which one header cannot say")
     return values.pop()

@@ -82,6 +82,11 @@ class SliceEntry(ImageEntry):
         return self.sliced.volume.subject
 
     @property
+    def subject(self) -> str | None:
+        """See `ImageEntry.subject`."""
+        return self.sliced.volume.subject
+
+    @property
     def sliced(self) -> SlicedVolume:
         """The volume that it is of."""
         assert self.of is not None

@@ -19,6 +19,9 @@ _BRATS = re.compile(r"((BraTS-[A-Za-z]+-[0-9]+)-[0-9]+)-([A-Za-z0-9]+)\.nii(?:\.
 _LABELS = re.compile(r"(?:^|[-_.])(?:seg|segmentation)$", re.IGNORECASE)
 _SEGMENTATION = "seg"
 
+# BraTS2021_00000_t1ce.nii.gz, BraTS20_Training_001_flair.nii.gz, and BIDS's sub-01_ses-1_T1w.nii.gz: whose they are.
+_SUBJECT = re.compile(r"(BraTS20(?:\d\d)?_(?:[A-Za-z]+_)?\d+|sub-[A-Za-z0-9]+)(?=_)")
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -70,7 +73,9 @@ def find_volumes(paths: Sequence[Path], config: VolumesConfig, location: str) ->
     """The volumes of files, in the order of the files.
 
     Files that are called like BraTS's are of its layout: a patient is a subject, and every visit has every contrast.
-    Otherwise a file is a subject, called by its name. Segmentations (`…-seg`, `…_seg`) are labels: left out.
+    Otherwise a file is a subject, called by its name, but for names that begin as those of BraTS before 2023
+    (`BraTS2021_00000_`) and of BIDS (`sub-01_`) do: there that is the subject.
+    Segmentations (`…-seg`, `…_seg`) are labels: left out.
 
     Raises:
         UserError: both layouts at once, a contrast that is missing or not known, grids of channels that differ, two
@@ -133,21 +138,21 @@ def _one_a_file(paths: Sequence[Path], config: VolumesConfig, location: str) -> 
             f"data.volumes.stack: channels needs contrasts in files of their own, which {location} has not; the "
             "fourth axis of a file becomes channels by data.volumes.fourth=channels"
         )
-    subjects: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     volumes = []
     for path in paths:
-        subject = _stem(path)
-        if subject in subjects:
-            raise UserError(
-                f"{location}: two subjects are called {subject}: {subjects[subject]} and {path}; rename one"
-            )
-        subjects[subject] = path
+        name = _stem(path)
+        if name in named:
+            raise UserError(f"{location}: two subjects are called {name}: {named[name]} and {path}; rename one")
+        named[name] = path
+        begun = _SUBJECT.match(name)
+        subject = begun[1] if begun else name
         frames = open_volume(str(path)).frames
         channels = [Channel(str(path), frame) for frame in range(frames)]
         if config.fourth == "channels" or frames == 1:
-            volumes.append(Volume(subject, subject, tuple(channels)))
+            volumes.append(Volume(name, subject, tuple(channels)))
         else:
-            volumes += [Volume(f"{subject}@{channel.frame}", subject, (channel,)) for channel in channels]
+            volumes += [Volume(f"{name}@{channel.frame}", subject, (channel,)) for channel in channels]
     counts = sorted({len(volume.channels) for volume in volumes})
     if len(counts) > 1:
         few, many = (next(v for v in volumes if len(v.channels) == count) for count in (counts[0], counts[-1]))

@@ -127,8 +127,8 @@ def described(path: str, header: nib.Nifti1Header, prefix: bytes, read: Callable
         raise unreadable(path, error) from None
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if 0 in shape:
-        raise UnreadableImage(f"{path}: {_times(shape)} voxels, a side of 0: there is nothing in it")
+    if min(shape, default=1) < 1:
+        raise UnreadableImage(f"{path}: {_times(shape)} voxels, a side of {min(shape)}: there is nothing in it")
     if len(shape) not in (3, 4):
         raise UnreadableImage(f"{path}: {_times(shape)} voxels; a volume has three axes, or four")
     if dtype.kind not in "iuf":

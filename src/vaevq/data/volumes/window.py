@@ -1,5 +1,6 @@
 """Intensities to [-1, 1] and back: a window between two values of the volume, found robustly and kept."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -41,11 +42,11 @@ class Window:
         if least == greatest:
             raise ValueError(f"each of its voxels is {float(least) * slope + inter:g}: there is nothing to see")
         share = percentiles if slope > 0 else (100 - percentiles[0], 100 - percentiles[1])
-        low = np.percentile(flat, share[0])
+        low = _percentile(flat, share[0])
         above = flat[flat > low] if slope > 0 else flat[flat < low]
         if len(above) == 0:
             raise ValueError(f"none of its voxels lies above their percentile {percentiles[0]:g}; lower that")
-        high = np.percentile(above, share[1])
+        high = _percentile(above, share[1])
         return cls(float(low) * slope + inter, float(high) * slope + inter)
 
     def apply(self, stored: npt.NDArray[Any], slope: float, inter: float) -> Floats:
@@ -64,3 +65,18 @@ class Window:
             with np.errstate(invalid="ignore"):  # the largest number of 64 bits is no float: it would wrap around
                 return np.where(stored >= float(limits.max), limits.max, stored.astype(dtype)).astype(dtype)
         return stored.astype(dtype)
+
+
+def _percentile(values: npt.NDArray[Any], share: float) -> np.floating[Any]:
+    """A percentile of numbers, as numpy's, interpolated in their own type where they are floats, otherwise in float64.
+
+    Between whole numbers that lie far apart the difference would overflow.
+    """
+    if values.dtype.kind == "f":
+        return np.asarray(np.percentile(values, share))[()]
+    place = (len(values) - 1) * (share / 100)
+    below = math.floor(place)
+    above = min(below + 1, len(values) - 1)
+    ends = np.partition(values, (below, above))
+    low, high, beyond = np.float64(ends[below]), np.float64(ends[above]), place - below
+    return low + (high - low) * beyond if beyond < 0.5 else high - (high - low) * (1 - beyond)
