@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,7 @@ def _percentile(values: npt.NDArray[Any], share: float) -> np.floating[Any]:
     Between whole numbers that lie far apart the difference would overflow.
     """
     if values.dtype.kind == "f":
-        return np.asarray(np.percentile(values, share))[()]
+        return cast("np.floating[Any]", np.percentile(values, share))
     place = (len(values) - 1) * (share / 100)
     below = math.floor(place)
     above = min(below + 1, len(values) - 1)
