@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vaevq.card import tokenizer_card
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
-from vaevq.files import folder_aside, write_text
+from vaevq.files import save_whole, write_text
 from vaevq.lineage import LINEAGE_FILE, Lineage
 from vaevq.nn.autoencoder import Decoder, Encoder
 from vaevq.nn.weights import check_extent, save_weights
@@ -223,10 +223,7 @@ class Tokenizer(
             UserError: it cannot be written.
         """
         folder = Path(save_directory)
-        # The mixin begins with removing config.json: a kill after that would leave a folder that is no model.
-        with folder_aside(folder, keep=("README.md",)) as aside:
-            repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
-            url = super().save_pretrained(aside, **repo)
+        url = save_whole(super().save_pretrained, folder, hub_options)
         if not self.lineage.ancestors:  # of a model that stood there
             (folder / LINEAGE_FILE).unlink(missing_ok=True)
         return url

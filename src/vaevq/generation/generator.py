@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vaevq.config import read_json
 from vaevq.config.generation import GeneratorConfig
 from vaevq.errors import UserError, nearest_name
-from vaevq.files import folder_aside, write_text
+from vaevq.files import save_whole, write_text
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.build import build_network
 from vaevq.generation.sampling import SamplingOptions
@@ -249,11 +249,7 @@ class Generator(
         Raises:
             UserError: it cannot be written.
         """
-        folder = Path(save_directory)
-        # The mixin begins with removing config.json: a kill after that would leave a folder that is no model.
-        with folder_aside(folder, keep=("README.md",)) as aside:
-            repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
-            return super().save_pretrained(aside, **repo)
+        return save_whole(super().save_pretrained, Path(save_directory), hub_options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors, config.json and, where it is at hand, the tokenizer in a folder of its own."""
