@@ -328,9 +328,8 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(
     [
         ([], "Missing subcommand"),
         (["train", "--quite"], "--quiet"),
-        (["eval"], "--model"),
-        (["encode", "x.png", "--model", "m"], "--output"),
-        (["decode", "t.safetensors", "-o", "x"], "--model"),
+        (["export", "m"], "--output"),
+        (["generate", "sample", "g"], "--output"),
         (["encode", "x.png", "--model", "m", "-o", "t", "--crop", "big"], "--crop"),
         (["inspect"], "token file"),
     ],

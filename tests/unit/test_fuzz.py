@@ -12,7 +12,6 @@ import pickle
 import random
 import shutil
 import tarfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,15 +25,14 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from safetensors.numpy import save as save_tensors
 
+from damage import check, contents, damage
 from generators import write_generator, write_tokens
-from runs import files_below, small_tree
+from runs import small_tree
 from vaevq.comparison import read_plan
-from vaevq.config import load_generator_config, load_run_config
-from vaevq.data import tokens as token_files
+from vaevq.config import VolumesConfig, load_generator_config, load_run_config
 from vaevq.data.images import load_image
-from vaevq.data.index import find_images
+from vaevq.data.index import VolumeOptions, find_images
 from vaevq.data.token_set import read_token_set
 from vaevq.data.token_shards import ShardPlan
 from vaevq.data.tokens import read_token_file
@@ -44,10 +42,9 @@ from vaevq.inspection import inspect_path
 from vaevq.nn.weights import read_array_pickle, read_state_dict
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.checkpoint import load_checkpoint, save_checkpoint
+from volumes import ball, write_series, write_volume
 
 ROUNDS = int(os.environ.get("VAEVQ_FUZZ", "1"))
-SLOWEST = 5.0
-"""Seconds of CPU that a case may take; all of them together take about ten."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +113,11 @@ def make_shard(folder: Path, run: Path) -> None:
                 tar.addfile(member, io.BytesIO(data))
 
 
+def make_volumes(folder: Path, run: Path) -> None:
+    for name in ("plain.nii", "packed.nii.gz"):
+        write_volume(folder / name, ball((9, 8, 7)))
+
+
 def make_list(folder: Path, run: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / "a.png")
     (folder / "list.txt").write_text("# two\na.png\tcat\na.png\tdog\n")
@@ -133,7 +135,7 @@ def make_pickle(folder: Path, run: Path) -> None:
 
 
 def read_images(location: Path, most: int = 4) -> None:
-    index = find_images(location)
+    index = find_images(location, VolumeOptions(VolumesConfig(), cached=False))
     for entry in index[:most]:
         with contextlib.suppress(UserError):  # training counts them
             entry.load(3)
@@ -165,11 +167,11 @@ KINDS: dict[str, Kind] = {
     "token file": Kind(
         lambda folder, run: write_tokens(folder / "t.safetensors", count=3, codes=2),
         lambda folder: read_token_file(folder / "t.safetensors"),
-        250,
+        200,
     ),
     "token shards": Kind(make_token_shards, read_token_set, 200),
     "recipe": Kind(
-        partial(make_yaml, small_tree(Path("photos"))), lambda folder: load_run_config(folder / "given.yaml"), 200
+        partial(make_yaml, small_tree(Path("photos"))), lambda folder: load_run_config(folder / "given.yaml"), 150
     ),
     "generator recipe": Kind(
         partial(make_yaml, {"seed": 1, "network": {"kind": "mask", "size": "B"}, "train": {"images": 20}}),
@@ -186,7 +188,9 @@ KINDS: dict[str, Kind] = {
     "generator": Kind(lambda folder, run: write_generator(run, folder), Generator.from_pretrained, 100),
     "run": Kind(make_run, inspect_path, 100),
     "images": Kind(make_images, read_every_image, 150),
-    "shard": Kind(make_shard, lambda folder: read_images(folder / "a.tar"), 200),
+    "shard": Kind(make_shard, lambda folder: read_images(folder / "a.tar"), 150),
+    "volume": Kind(make_volumes, read_images, 100),
+    "DICOM": Kind(lambda folder, run: write_series(folder / "s", ball((9, 8, 7))), read_images, 50),
     "list": Kind(make_list, lambda folder: read_images(folder / "list.txt"), 50),
     "pickle": Kind(make_pickle, lambda folder: read_array_pickle(folder / "a.ckpt"), 100),
     "state dict": Kind(
@@ -199,122 +203,6 @@ KINDS: dict[str, Kind] = {
 
 def test_there_are_two_thousand_cases() -> None:
     assert sum(kind.cases for kind in KINDS.values()) == 2000
-
-
-NASTY: tuple[Any, ...] = (
-    *(
-        None,
-        True,
-        -1,
-        0,
-        1,
-        2**31,
-        2**63,
-        10**30,
-        1e308,
-        float("nan"),
-        "",
-        "x" * 300,
-        "../../etc/passwd",
-        "a\0b",
-        "\udc80",
-    ),
-    *([], {}, [[]], {"a": {"b": [None]}}, [1, "2", None], "!!python/object/apply:os.system", 0.5),
-)
-
-
-def twisted(tree: Any, chance: random.Random) -> Any:
-    """JSON data with one value exchanged, dropped or added somewhere."""
-    if isinstance(tree, dict) and tree and chance.random() < 0.8:
-        key = chance.choice(list(tree))
-        return {**tree, key: twisted(tree[key], chance)}
-    if isinstance(tree, list) and tree and chance.random() < 0.8:
-        at = chance.randrange(len(tree))
-        return [*tree[:at], twisted(tree[at], chance), *tree[at + 1 :]]
-    if isinstance(tree, dict) and chance.random() < 0.5:
-        return {**tree, chance.choice(["new", "kind", "0", ""]): chance.choice(NASTY)}
-    return chance.choice(NASTY)
-
-
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """Bytes with a few bits turned, or a part exchanged, lost, repeated or cut off."""
-    data = bytearray(content)
-    first, last = sorted(chance.randrange(len(data) + 1) for _ in range(2))
-    match chance.randrange(7):
-        case 0 | 1:
-            for _ in range(chance.choice([1, 1, 4, 16])):
-                if data:
-                    # Headers, where most can go wrong, are at the beginning.
-                    data[chance.randrange(chance.choice([len(data), min(64, len(data))]))] ^= 1 << chance.randrange(8)
-        case 2:
-            del data[first:]
-        case 3:
-            del data[first : first + chance.randrange(1, 9)]
-        case 4:
-            data[first:first] = data[first : min(last, first + 64)]
-        case 5:
-            part = min(last - first, 16)
-            data[first : first + part] = chance.choice([b"\0", b"\xff", chance.randbytes(1)]) * part
-        case _:
-            data[first:first] = chance.choice(
-                [b"{" * 500, b"[" * 5000, b"&a *a ", b"-", b"9" * 30, b"\x80\x04c", b"PK\x03\x04"]
-            )
-    return bytes(data)
-
-
-def damage(folder: Path, chance: random.Random) -> None:
-    """One of the files of a folder, by bytes or, where it is JSON or YAML, by values."""
-    path = chance.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
-    if path.suffix in (".json", ".yaml") and chance.random() < 0.7:
-        with contextlib.suppress(ValueError, RecursionError, yaml.YAMLError):  # it is damaged already
-            tree = twisted(yaml.safe_load(path.read_text()), chance)
-            path.write_text(json.dumps(tree) if path.suffix == ".json" else yaml.safe_dump(tree))
-    elif path.suffix == ".safetensors" and chance.random() < 0.3:
-        path.write_bytes(crafted_tokens(chance))
-    else:
-        path.write_bytes(damaged(path.read_bytes(), chance))
-
-
-def crafted_tokens(chance: random.Random) -> bytes:
-    """A token file whose checksum is right and whose content may be nonsense."""
-    low, high = chance.choice([(0, 4), (-3, 2), (0, 2**31 - 1)])
-    rng = np.random.default_rng(chance.randrange(2**32))
-    tensors: dict[str, Any] = {
-        "tokens": rng.integers(0, 12, 12).astype(chance.choice([np.uint8, np.uint16, np.int32])),
-        "grids": rng.integers(low, high, (2, chance.choice([2, 3]))).astype(np.int32),
-        "sizes": rng.integers(low, high, (2, 2)).astype(np.int32),
-    }
-    if chance.random() < 0.5:
-        tensors["labels"] = rng.integers(-5, 5, chance.choice([2, 3]))
-    whole = {"codebook_size": "11", "downsample_factor": "2", "codes_per_position": "1", "names": '["a", "b"]'}
-    text = {
-        key: value if chance.random() < 0.7 else chance.choice(["-1", "", "1e9", "[1]", "99999999999", "²"])
-        for key, value in whole.items()
-    }
-    metadata = {"format": "vaevq-tokens", "format_version": "1", "model_digest": "0" * 16, **text}
-    metadata["checksum"] = token_files._checksum(metadata, tensors)
-    return save_tensors(tensors, metadata)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in files_below(folder)}
-
-
-def check(read: Callable[[], object], case: str) -> bool:
-    """Whether a file was taken; where it was refused, in one line, in time, and by nothing but a UserError."""
-    start, message = time.process_time(), None
-    try:
-        read()
-    except UserError as refusal:
-        message = str(refusal)
-    except Exception as error:
-        raise AssertionError(f"{case}: {type(error).__name__}: {error}") from error
-    seconds = time.process_time() - start
-    assert seconds < SLOWEST, f"{case}: {seconds:.1f} s"
-    if message is not None:
-        assert "\n" not in message, f"{case}: {message!r}"
-        assert 0 < len(message) < 3000, f"{case}: {len(message)} characters"
-    return message is None
 
 
 @pytest.mark.parametrize("name", KINDS)

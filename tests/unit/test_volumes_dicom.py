@@ -14,7 +14,7 @@ from vaevq.data.split import subjects_of
 from vaevq.data.volumes.cache import open_volume
 from vaevq.data.volumes.source import write_nifti
 from vaevq.errors import UserError
-from volumes import ball
+from volumes import ball, write_series
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -22,30 +22,6 @@ pydicom = pytest.importorskip("pydicom")
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAEVQ_CACHE", str(tmp_path / "cache"))
-
-
-def write_series(folder: Path, voxels: Any, change: Callable[[Any, int], None] = lambda part, number: None) -> Path:
-    """x×y×z voxels as axial CT slices, 0.5 mm from column to column, 0.75 from row to row, 2 apart, head first."""
-    folder.mkdir(parents=True)
-    columns, rows, count = voxels.shape
-    for number in range(count):
-        part = pydicom.Dataset()
-        part.file_meta = pydicom.dataset.FileMetaDataset()
-        part.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        part.SOPClassUID = part.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number + 1}"
-        part.SeriesInstanceUID, part.Modality, part.PatientID = "1.2.3", "CT", "nobody"
-        part.Rows, part.Columns, part.SamplesPerPixel = rows, columns, 1
-        part.PhotometricInterpretation = "MONOCHROME2"
-        part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation = 16, 16, 15, 1
-        part.PixelSpacing, part.ImageOrientationPatient = [0.75, 0.5], [1, 0, 0, 0, 1, 0]
-        part.ImagePositionPatient = [-10.0, -20.0, 30.0 + 2 * number]
-        part.RescaleSlope, part.RescaleIntercept = 2, -1024
-        part.PixelData = np.ascontiguousarray(voxels[:, :, number].T).tobytes()
-        change(part, number)
-        # The names run against the direction of the slices.
-        part.save_as(folder / f"{count - number:03}.dcm", enforce_file_format=True)
-    return folder
 
 
 def test_a_series_is_its_volume_in_its_place(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Volumes found and read: layouts, subjects, windows, the cache; and bad input, each named in one line."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -351,3 +353,13 @@ def test_names_of_earlier_brats_and_of_bids_say_whose_they_are(tmp_path: Path, n
     assert set(volumes) == {Path(name).name for name in names}
     assert volumes[Path(names[0]).name] == volumes[Path(names[1]).name] != volumes[Path(names[2]).name]
     assert len(set(volumes.values())) == 2
+
+
+def test_what_nibabel_mends_of_a_header_is_not_printed(tmp_path: Path) -> None:
+    path = write_volume(tmp_path / "v.nii", ball((9, 8, 7)))
+    content = bytearray(path.read_bytes())
+    content[0] ^= 4  # the size that the header says it has
+    path.write_bytes(content)
+    code = f"from vaevq.data.volumes.cache import open_volume; print(open_volume({str(path)!r}).shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("(9, 8, 7)", "")

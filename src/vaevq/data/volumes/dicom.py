@@ -1,5 +1,6 @@
 """A DICOM series as a volume: the slices of one folder in the order in which they lie in space (extra `dicom`)."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,8 @@ def _read(file: Path, *, pixels: bool) -> Any:
     except ImportError:
         raise UserError(f"{file}: DICOM files need pydicom: pip install 'vaevq[dicom]'") from None
     try:
-        return pydicom.dcmread(file, stop_before_pixels=not pixels)
+        with warnings.catch_warnings(action="ignore"):  # of values that are not to the letter of the standard
+            return pydicom.dcmread(file, stop_before_pixels=not pixels)
     except Exception as error:  # its parsing raises whatever it runs into
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableImage(f"{file}: {reason[:200]}") from None

@@ -1,8 +1,8 @@
 """One file's voxels as they are stored, and what is needed to write them again: NIfTI-1 and NIfTI-2, packed or not."""
 
 import gzip
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.imageglobals import logger as nibabel_logger
 
 from vaevq.data.images import UnreadableImage
 from vaevq.data.volumes.orientation import Matrix, Orientation
@@ -81,6 +82,17 @@ class VolumeFile:
         return not self.path.lower().endswith(".nii")
 
 
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Without a line for each thing in a header that nibabel mends; what it cannot mend it raises."""
+    was = nibabel_logger.disabled
+    nibabel_logger.disabled = True
+    try:
+        yield
+    finally:
+        nibabel_logger.disabled = was
+
+
 def open_nifti(path: str) -> VolumeFile:
     """The header of a NIfTI file.
 
@@ -88,7 +100,8 @@ def open_nifti(path: str) -> VolumeFile:
         UnreadableImage: absent, damaged, no NIfTI, or voxels that are no intensities.
     """
     try:
-        image = nib.load(path, mmap="r")
+        with _unlogged():
+            image = nib.load(path, mmap="r")
         if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one
             raise ValueError(f"no NIfTI file but {type(image).__name__}")
         proxy: Any = image.dataobj
@@ -107,7 +120,8 @@ def parse_prefix(prefix: bytes, name: str) -> nib.Nifti1Header:
     """The header at the start of a NIfTI file. UnreadableImage where it is none."""
     kind = nib.Nifti2Header if prefix[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Header
     try:
-        return kind(prefix[: kind.template_dtype.itemsize])
+        with _unlogged():
+            return kind(prefix[: kind.template_dtype.itemsize])
     except Exception as error:
         raise unreadable(name, error) from None
 
