@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from generators import write_generator
 from runs import files_below, small_recipe, vaevq
 from vaevq.tokenizer import Tokenizer
+from volumes import ball, write_volume
 
 
 @dataclass(frozen=True)
@@ -285,16 +287,27 @@ def test_a_truncated_checkpoint_stops_training_with_the_way_out(place: Place) ->
     )
 
 
-@pytest.mark.parametrize("verb", ["eval", "encode", "decode"])
+@pytest.mark.parametrize("verb", ["eval", "encode", "decode", "export", "inspect", "sample"])
 def test_what_is_there_is_overwritten_by_force_alone(place: Place, verb: str) -> None:
+    write_volume(place.folder / "v.nii", ball((20, 24, 16)))
+    write_generator(place.run, place.folder / "g")
     words = {
         "eval": evaluate(place, "images=1", "--data", place.photos),
         "encode": encode(place, place.photos / "cat-0.png"),
         "decode": decode(place, place.tokens),
+        "export": ("export", place.run, "-o", place.new / "out", "--format", "safetensors"),
+        "inspect": ("inspect", place.folder / "v.nii", "--picture", place.new / "v.png"),
+        "sample": ("generate", "sample", place.folder / "g", "--count", 1, "-o", place.new / "out"),
     }[verb]
-    target = {"eval": "eval.json", "encode": "t.safetensors", "decode": "decoded/cat-0.png"}[verb]
+    target = {
+        "encode": "t.safetensors",
+        "decode": "decoded/cat-0.png",
+        "export": "out/model.safetensors",
+        "inspect": "v.png",
+        "sample": "out/images/000000.png",
+    }.get(verb, "eval.json")
     mine = place.new / target
-    mine.parent.mkdir(exist_ok=True)
+    mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("mine")
     outcome = vaevq(*words)
     assert (outcome.code, outcome.out) == (2, "")

@@ -215,6 +215,18 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch: pytes
     assert load_image(encoded(Image.new("L", (9, 11))), 3).shape == (11, 9, 3)
 
 
+def test_the_largest_image_is_set_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setenv("VAEVQ_MAX_PIXELS", "99")
+    assert load_image(encoded(Image.new("L", (9, 11))), 3).shape == (11, 9, 3), "more than Pillow's own limit"
+    with pytest.raises(UnreadableImage, match=r"bomb: more than 99 pixels; make it smaller, .* VAEVQ_MAX_PIXELS$"):
+        load_image(encoded(Image.new("L", (10, 10))), 3, "bomb")
+    for text in ("0", "-5", "1e6", "many"):
+        monkeypatch.setenv("VAEVQ_MAX_PIXELS", text)
+        with pytest.raises(UserError, match=f"^VAEVQ_MAX_PIXELS is '{text}' in the environment: a whole number"):
+            load_image(encoded(Image.new("L", (2, 2))), 3)
+
+
 def test_pillows_own_bomb_error_reads_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(UnreadableImage, match=r"bomb: more than 160,000,000 pixels"):

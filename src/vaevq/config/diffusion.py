@@ -1,12 +1,11 @@
 """The options of a diffusion generator: a U-Net over latents, and the noise that it learns to take away."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vaevq.config.section import Section, merged
+from vaevq.config.section import Section, sized
 
 DiffusionSize = Literal["tiny", "small", "ldm-4"]
 
@@ -62,9 +61,7 @@ class DiffusionConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _apply_size(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and isinstance(given.get("size"), str) and given["size"] in DIFFUSION_SIZES:
-            return merged(DIFFUSION_SIZES[given["size"]], given)
-        return given
+        return sized(given, DIFFUSION_SIZES)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from vaevq.config.diffusion import DiffusionConfig
-from vaevq.config.section import Section, check_accumulation, merged
+from vaevq.config.section import Section, check_accumulation, merged, sized
 
 Size = Literal["tiny", "small", "B", "L", "XL", "XXL"]
 
@@ -44,9 +44,7 @@ class TransformerConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _apply_size(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and isinstance(given.get("size"), str) and given["size"] in SIZES:
-            return merged(SIZES[given["size"]], given)
-        return given
+        return sized(given, SIZES)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -26,6 +26,12 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def sized(given: Any, sizes: Mapping[Any, Mapping[str, Any]]) -> Any:
+    """What was given laid on top of the options that its `size`, if it names one of `sizes`, stands for."""
+    size = given.get("size") if isinstance(given, Mapping) else None
+    return merged(sizes[size], given) if isinstance(size, str) and size in sizes else given
+
+
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings by dotted name."""
     for name, value in tree.items():
