@@ -1,19 +1,88 @@
-"""The page of a tokenizer on a model hub: what it is, how good it was measured to be, how it came about, its limits."""
+"""The page of a model on a hub: what it is, how good it was measured to be, how it came about, its limits."""
 
 import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from vaevq.config import TokenizerConfig
+from vaevq.config import GeneratorConfig, TokenizerConfig
 from vaevq.config.section import dig
+from vaevq.files import write_text
+
+PAGE = "README.md"
+
+_OURS = "<!-- Written by vaevq, and renewed whenever the model is saved. Without this line it stays as you edit it. -->"
 
 _LIMITS = (
     "Figures are of the images and the protocol above alone, and compare with others of the same protocol.",
     "A tokenizer reconstructs what is like its training images; text, faces and fine patterns go first.",
     "Tokens belong to these weights: another model, and this one after further training, decode them otherwise.",
 )
+
+
+_GENERATOR_LIMITS = (
+    "It makes tokens of the tokenizer named above alone; another one is refused.",
+    "It knows no more than its training images; samples can resemble them, and share their bias.",
+)
+
+
+class SavedModel(Protocol):
+    """A tokenizer or a generator."""
+
+    origin: Path | None
+
+    def save_pretrained(self, save_directory: str | Path) -> str | None: ...
+    def generate_model_card(self) -> object: ...
+
+
+def edited_pages(folder: Path) -> tuple[str, ...]:
+    """README.md where the one in a model folder is somebody's own, which no saving may take away."""
+    try:
+        return () if _OURS in (folder / PAGE).read_text(encoding="utf-8") else (PAGE,)
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError):
+        return (PAGE,)
+
+
+def renew_page(model: SavedModel, folder: Path) -> None:
+    """Writes the page of a model in a run folder with what lies in that now, unless it is somebody's own.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    model.origin = folder
+    if not edited_pages(folder):
+        write_text(folder / PAGE, str(model.generate_model_card()))
+
+
+def generator_card(front_matter: str, config: GeneratorConfig, origin: Path | None) -> str:
+    """The page of a generator, in Markdown; arguments as of `tokenizer_card`."""
+    network, tokens = config.network, config.tokens
+    run = _run_folder(origin)
+    evaluation = _read(run, "eval.json").get("figures")
+    figures = evaluation if isinstance(evaluation, dict) else {}
+    shape = [
+        ("kind", network.kind),
+        ("size", network.size),
+        ("tokens an image", "×".join(map(str, (*tokens.grid, tokens.codes_per_position)))),
+        ("codebook_size (K)", f"{tokens.codebook_size:,}"),
+        ("images", "×".join(map(str, tokens.image_size))),
+        ("classes", tokens.class_count or "none: unconditional"),
+        ("tokenizer digest", f"`{tokens.tokenizer_digest}`"),
+    ]
+    values = [(f"`{name}`", f"{value:.4g}") for name, value in figures.items() if isinstance(value, int | float)]
+    return _page(
+        front_matter,
+        f"An image generator, {network.kind}",
+        "Samples tokens of a discrete visual tokenizer, and with it images.",
+        shape,
+        'generator = vaevq.Generator.from_pretrained("OWNER/NAME")\nimages = generator.sample(4, seed=0)',
+        _table(("held-out tokens", ""), values) if values else ["None lie beside the model."],
+        _training(_read(run, "config.json"), _read(run, "environment.json")),
+        _GENERATOR_LIMITS,
+    )
 
 
 def tokenizer_card(front_matter: str, config: TokenizerConfig, digest: str, origin: Path | None) -> str:
@@ -40,23 +109,41 @@ def tokenizer_card(front_matter: str, config: TokenizerConfig, digest: str, orig
         ("model digest", f"`{digest}`"),
     ]
     grid = "B×⌈H/f⌉×⌈W/f⌉" + (f"×{codes}" if codes > 1 else "")
+    return _page(
+        front_matter,
+        f"A discrete visual tokenizer, f = {f}, K = {size:,}",
+        f"Images in [-1, 1], B×{autoencoder.image_channels}×H×W of any size, to integers {grid}, and back.",
+        shape,
+        'tokenizer = vaevq.Tokenizer.from_pretrained("OWNER/NAME")\n'
+        "tokens = tokenizer.encode(images)\nimages = tokenizer.decode(tokens, size=images.shape[-2:])",
+        _figures(_read(run, "eval.json"), digest),
+        _training(_read(run, "config.json"), _read(run, "environment.json")),
+        _LIMITS,
+    )
+
+
+def _page(
+    front_matter: str,
+    title: str,
+    about: str,
+    shape: Iterable[tuple[str, Any]],
+    use: str,
+    figures: Iterable[str],
+    training: Iterable[str],
+    limits: Iterable[str],
+) -> str:
     return "\n".join(
         [
-            f"---\n{front_matter}\n---",
-            f"\n# A discrete visual tokenizer, f = {f}, K = {size:,}\n",
-            f"Images in [-1, 1], B×{autoencoder.image_channels}×H×W of any size, to integers {grid}, and back.\n",
+            f"---\n{front_matter}\n---\n{_OURS}",
+            f"\n# {title}\n\n{about}\n",
             *_table(("", ""), shape),
-            "\n## Use\n",
-            "```python\nimport vaevq\n",
-            'tokenizer = vaevq.Tokenizer.from_pretrained("OWNER/NAME")',
-            "tokens = tokenizer.encode(images)",
-            "images = tokenizer.decode(tokens, size=images.shape[-2:])\n```",
+            f"\n## Use\n\n```python\nimport vaevq\n\n{use}\n```",
             "\n## Held-out figures\n",
-            *_figures(_read(run, "eval.json"), digest),
+            *figures,
             "\n## Training\n",
-            *_training(_read(run, "config.json"), _read(run, "environment.json")),
+            *training,
             "\n## Limits\n",
-            *(f"- {limit}" for limit in _LIMITS),
+            *(f"- {limit}" for limit in limits),
             "",
         ]
     )
@@ -96,12 +183,13 @@ def _figures(evaluation: Mapping[str, Any], digest: str) -> list[str]:
 def _training(config: Mapping[str, Any], environment: Mapping[str, Any]) -> list[str]:
     if dig(config, "train.images") is None:
         return ["Not known: there is no run beside the model."]
-    data = dig(config, "data.train")
+    data = dig(config, "data.tokens" if "network" in config else "data.train")
+    crops = dig(config, "data.image_size")
     rows = [
         ("data", f"`{Path(data).name}`" if data else "the quick start's photos"),
         ("images seen", f"{dig(config, 'train.images'):,}"),
         ("batch size", dig(config, "train.batch_size")),
-        ("crops of", f"{dig(config, 'data.image_size')} pixels"),
+        ("crops of", f"{crops} pixels" if crops else None),
         ("seed", config.get("seed")),
         ("started from", dig(config, "train.init_from")),
         ("command", f"`{environment['command']}`" if "command" in environment else None),

@@ -40,6 +40,11 @@ def say(text: str) -> None:
     _out.print(text, soft_wrap=True)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def warn(text: str) -> None:
     """A line on standard error, whatever the name of a file in it holds."""
     _err.print(printable(text), soft_wrap=True)

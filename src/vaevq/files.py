@@ -66,15 +66,17 @@ def folder_aside(folder: Path, keep: Collection[str] = ()) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def save_whole(save: Callable[..., str | None], folder: Path, hub_options: Mapping[str, Any]) -> str | None:
-    """Calls a model's inherited `save_pretrained`, so that each file is whole or not at all; a README.md stays.
+def save_whole(
+    save: Callable[..., str | None], folder: Path, hub_options: Mapping[str, Any], keep: Collection[str]
+) -> str | None:
+    """Calls a model's inherited `save_pretrained`, so that each file is whole or not at all; those of `keep` stay.
 
     huggingface_hub begins with removing config.json: a kill after that would leave a folder that is no model.
 
     Raises:
         UserError: the files cannot be written.
     """
-    with folder_aside(folder, keep=("README.md",)) as aside:
+    with folder_aside(folder, keep) as aside:
         repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
         return save(aside, **repo)
 

@@ -21,6 +21,7 @@ from vaevq.generation.generator import Generator
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.counts import deciles, sparkline
 from vaevq.metrics.result import read_evaluation
+from vaevq.pretrained import packaged
 from vaevq.quantization.count import learned_count
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.checkpoint import checkpoints, load_checkpoint
@@ -29,7 +30,7 @@ Rows = list[tuple[str, Any]]
 
 
 def inspect_path(path: Path) -> Rows:
-    """Rows of (what, value) for a run or model folder, a checkpoint, a volume, tokens in a file or in shards.
+    """Rows of (what, value) for a run or model folder, a tokenizer in the box, a checkpoint, a volume or tokens.
 
     Values are JSON.
 
@@ -39,6 +40,8 @@ def inspect_path(path: Path) -> Rows:
     Raises:
         UserError: the path is none of these, or damaged.
     """
+    if not path.exists():
+        path = packaged(str(path)) or path
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if is_volume(path):

@@ -15,13 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vaevq.card import tokenizer_card
+from vaevq.card import edited_pages, tokenizer_card
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
 from vaevq.files import save_whole, write_text
 from vaevq.lineage import LINEAGE_FILE, Lineage
 from vaevq.nn.autoencoder import Decoder, Encoder
 from vaevq.nn.weights import check_extent, save_weights
+from vaevq.pretrained import names, packaged
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
 from vaevq.quantization.quantizer import Quantized
@@ -213,7 +214,7 @@ class Tokenizer(
         return ModelCard(tokenizer_card(front_matter, self.config, self.digest, self.origin))
 
     def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
-        """Writes a model folder, each file whole or not at all; what stood there is replaced, but for a README.md.
+        """Writes a model folder, each file whole or not at all. What stood there is replaced, but an edited README.md.
 
         Args:
             save_directory: the folder; made if absent.
@@ -223,7 +224,7 @@ class Tokenizer(
             UserError: it cannot be written.
         """
         folder = Path(save_directory)
-        url = save_whole(super().save_pretrained, folder, hub_options)
+        url = save_whole(super().save_pretrained, folder, hub_options, edited_pages(folder))
         if not self.lineage.ancestors:  # of a model that stood there
             (folder / LINEAGE_FILE).unlink(missing_ok=True)
         return url
@@ -239,7 +240,8 @@ class Tokenizer(
         """A saved tokenizer, in evaluation mode. Nothing that is loaded is run.
 
         Args:
-            pretrained_model_name_or_path: a model folder, a run folder, or a hub name (`owner/name`).
+            pretrained_model_name_or_path: a model folder, a run folder, the name of a tokenizer in the box
+                (`photos-f8`, docs/photos-f8.md), or a hub name (`owner/name`).
             hub_options: for a hub name, what `huggingface_hub.snapshot_download` takes (`revision`, `token`, ...).
 
         Raises:
@@ -275,14 +277,14 @@ def saved_config(location: str | Path) -> TokenizerConfig:
 
 
 def model_folder(location: str | Path, **hub_options: Any) -> Path:
-    """Where the files of a saved tokenizer lie: a model folder, that of a run folder, or of what the hub gives.
+    """Where a saved tokenizer lies: a model folder, that of a run folder, one in the box, or what the hub gives.
 
     Raises:
         UserError: no such folder or name, or one without a model.
     """
     folder = Path(location)
     if not folder.is_dir():
-        folder = _hub_folder(str(location), hub_options)
+        folder = packaged(str(location)) or _hub_folder(str(location), hub_options)
     elif (folder / "model").is_dir():
         folder = folder / "model"
     missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
@@ -303,7 +305,7 @@ def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
     if Path(name).exists():
         raise UserError(f"{name}: a file; name the folder of the run or of the saved tokenizer")
     if "/" not in name:  # the hub itself would look for one of the few models without an owner
-        raise UserError(f"{name}: no such folder, and no hub name (owner/name)")
+        raise UserError(f"{name}: no such folder, and no hub name (owner/name); in the box: {', '.join(names())}")
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, LINEAGE_FILE], **hub_options))
     except HFValidationError:

@@ -10,7 +10,9 @@ import pytest
 import torch
 from test_tokenizer import QUANTIZERS, tokenizer
 
-from vaevq import Tokenizer, __version__
+from generators import write_generator
+from vaevq import Generator, Tokenizer, __version__
+from vaevq.card import renew_page
 
 
 @dataclass
@@ -111,3 +113,43 @@ def test_the_card_of_a_model_alone_says_what_is_not_known(content: str | None, t
     card = (tmp_path / "again/README.md").read_text()
     assert "None lie beside the model" in card
     assert "there is no run beside the model" in card
+
+
+def test_the_card_of_a_finished_run_has_its_figures(finished: Path) -> None:
+    card = (finished / "model/README.md").read_text()
+    evaluation = json.loads((finished / "eval.json").read_text())
+    assert f"| `psnr` | {evaluation['figures']['psnr']:.4g} |" in card.splitlines()
+    assert "| images seen | 20 |" in card.splitlines()
+
+
+def test_a_card_is_renewed_until_somebody_edits_it(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tokenizer(QUANTIZERS[0]).save_pretrained(folder)
+    first = (folder / "README.md").read_text()
+    second = tokenizer(QUANTIZERS[-3])
+    second.save_pretrained(folder)
+    renewed = (folder / "README.md").read_text()
+    assert first != renewed
+    assert second.digest in renewed
+    mine = "\n".join(line for line in renewed.splitlines() if not line.startswith("<!-- Written by vaevq")) + "Mine."
+    (folder / "README.md").write_text(mine)
+    tokenizer(QUANTIZERS[0]).save_pretrained(folder)
+    renew_page(second, folder)
+    assert (folder / "README.md").read_text() == mine
+
+
+def test_the_card_of_a_generator_says_what_it_makes_and_how_well_it_predicts(finished: Path, tmp_path: Path) -> None:
+    write_generator(finished, tmp_path / "run")
+    (tmp_path / "run/eval.json").write_text(json.dumps({"figures": {"bits_per_token": 3.25}}))
+    generator = Generator.from_pretrained(tmp_path / "run")
+    generator.save_pretrained(tmp_path / "saved")
+    card = (tmp_path / "saved/README.md").read_text().splitlines()
+    for line in (
+        "# An image generator, ar",
+        "| tokens an image | 8×8×1 |",
+        "| classes | 10 |",
+        f"| tokenizer digest | `{Tokenizer.from_pretrained(finished).digest}` |",
+        "| `bits_per_token` | 3.25 |",
+        'generator = vaevq.Generator.from_pretrained("OWNER/NAME")',
+    ):
+        assert line in card, line

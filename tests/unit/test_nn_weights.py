@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from vaevq.errors import UserError
-from vaevq.nn.weights import checksum, load_strictly, read_array_pickle, read_state_dict
+from vaevq.nn.weights import checksum, load_strictly, read_array_pickle, read_state_dict, save_weights
 
 TREE = {"Net_0": {"Conv_0": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.ones(2)}}}
 
@@ -105,3 +105,9 @@ def test_every_name_and_shape_must_agree() -> None:
     for message, given in wrong.items():
         with pytest.raises(UserError, match=rf"weights\.pth: not the weights of a net: {message}"):
             load_strictly(network, given, file, "a net")
+
+
+def test_weights_are_readable_by_whom_other_files_are(tmp_path: Path) -> None:
+    save_weights(tmp_path / "a.safetensors", {"a": torch.ones(2)})
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -89,7 +89,11 @@ def test_a_finished_run_is_reported_on_again_without_training(
         raise AssertionError("trained again")
 
     monkeypatch.setattr(tokenizer_loop.TokenizerTrainer, "step", step)
-    kept = {name: data for name, data in contents(copied).items() if name.startswith(("checkpoints/", "model/"))}
+    kept = {
+        name: data
+        for name, data in contents(copied).items()
+        if name.startswith(("checkpoints/", "model/model", "model/config"))
+    }
     log = (copied / "metrics.jsonl").read_bytes()
     for name in ("report.html", "eval.json"):
         (copied / name).unlink()

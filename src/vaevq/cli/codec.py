@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vaevq.cli.options import Images, Model, Number, Output, Volumes, load, run_config, volume_options
+from vaevq.cli.options import Images, Model, Number, Output, PlaceOrDefault, Volumes, load, run_config, volume_options
 from vaevq.config import EvalConfig, load_section
-from vaevq.console import progress, say, say_rows, warn
+from vaevq.console import counted, progress, say, say_rows, warn
 from vaevq.errors import UserError
+from vaevq.pretrained import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +23,8 @@ def encode(
     paths: Images,
     /,
     *,
-    model: Model,
-    output: Output,
+    model: Model = DEFAULT,
+    output: PlaceOrDefault = None,
     resize: Number = None,
     crop: Number = None,
     crops: int = 1,
@@ -42,14 +43,16 @@ def encode(
 
     For example:
 
+      vaevq encode photo.jpg
       vaevq encode photo.jpg ~/more-photos --model runs/quickstart -o tokens.safetensors
       vaevq encode cifar10/train --model runs/cifar10 -o tokens/cifar10 --shard-size 10000 --crop 32 --flips
       vaevq encode volume.nii.gz --model runs/brats -o volume.safetensors
 
     Args:
         paths: images, volumes, folders, list files or shards.
-        model: a run folder, a model folder or a hub name.
-        output: the token file; with --shard-size a folder.
+        model: a run folder, a model folder, a hub name, or a tokenizer in the box.
+        output: the token file, or with --shard-size the folder; where left out, a single photo.jpg goes to
+            photo.safetensors in the present folder, several to tokens.safetensors.
         resize: bring the shorter side to so many pixels first.
         crop: then cut the middle square of so many pixels.
         crops: so many squares of each image instead of the middle one alone: it, the corners, then others.
@@ -75,8 +78,12 @@ def encode(
     config = load_section(EvalConfig, (), EvalConfig().model_copy(update=options))
     views, slices = Views(resize, crop, crops, flips), volume_options(run_config(model), volumes)
     if shard_size is not None:
+        if output is None:
+            raise UserError("--shard-size needs --output: the folder of the shards")
         _encode_shards(paths, model, output, views, shard_size, latents, config, slices, volumes, device, force, quiet)
         return
+    if output is None:
+        output = Path(f"{Path(paths[0]).name.split('.')[0] if len(paths) == 1 else 'tokens'}.safetensors")
     require_place(output, force=force)
     place = choose_device(device)
     images = find_all(paths, slices)
@@ -94,9 +101,9 @@ def encode(
         warn(f"skipped {line}")
     count = sum(grid.size for grid in encoded.file.tokens)
     if of_volumes:
-        say_rows(f"{len(of_volumes)} volume{'s' * (len(of_volumes) > 1)}", coverage_rows(of_volumes))
-    what = "slices" if of_volumes else "images"
-    say(f"{len(encoded.file.names)} {what}, {count} tokens, {output.stat().st_size} bytes: {output}")
+        say_rows(counted(len(of_volumes), "volume"), coverage_rows(of_volumes))
+    made = counted(len(encoded.file.names), "slice" if of_volumes else "image")
+    say(f"{made}, {count} tokens, {output.stat().st_size} bytes: {output}")
 
 
 def _say_defaults(of_volumes: "Sequence[SlicedVolume]", model: str, given: tuple[str, ...]) -> None:
@@ -153,8 +160,8 @@ def decode(
     tokens: tyro.conf.Positional[Path],
     /,
     *,
-    model: Model,
-    output: Output,
+    model: Model = DEFAULT,
+    output: Output = Path("decoded"),
     remap: bool = False,
     against: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None,
     device: str = "auto",
@@ -165,12 +172,13 @@ def decode(
 
     For example:
 
+      vaevq decode photo.safetensors
       vaevq decode tokens.safetensors --model runs/quickstart -o decoded
       vaevq decode volume.safetensors --model runs/brats -o volume.nii.gz --against original.nii.gz
 
     Args:
         tokens: the token file.
-        model: the model that made it: a run folder, a model folder or a hub name.
+        model: the model that made it: a run folder, a model folder, a hub name, or a tokenizer in the box.
         output: the folder to write to; of one volume also a file (.nii, .nii.gz).
         remap: also take tokens of a model that this one was trained on from, under their present indices.
         against: of one volume: also say how far it is from this one.
@@ -203,5 +211,4 @@ def decode(
         paths = write(tokenizer.to(place), fits, output, place, force=force, progress=reached)
     if against is not None:
         say_rows(f"{paths[0]} beside {against}", compare_volumes(against, paths[0]).rows())
-    what = "image" if file.volumes is None else "volume"
-    say(f"{len(paths)} {what}{'s' * (file.volumes is None or len(paths) > 1)}: {output}")
+    say(f"{counted(len(paths), 'image' if file.volumes is None else 'volume')}: {output}")

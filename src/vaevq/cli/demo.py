@@ -7,12 +7,13 @@ import tyro
 from vaevq.cli.options import Location
 from vaevq.console import say, warn
 from vaevq.errors import UserError
+from vaevq.pretrained import DEFAULT
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def demo(
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = "runs/quickstart",
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[MODEL]")] = DEFAULT,
     /,
     *,
     generator: Location = None,
@@ -34,7 +35,8 @@ def demo(
       vaevq demo runs/cifar10-ar
 
     Args:
-        model: a run folder, a model folder or a hub name, of a tokenizer or of a generator with its own.
+        model: a run folder, a model folder or a hub name, of a tokenizer or of a generator with its own, or a
+            tokenizer in the box.
         generator: a generator of the tokenizer's tokens, which gets a tab.
         host: the address to serve from; 0.0.0.0 is reachable from other machines, without a password.
         port: from 1 to 65535.

@@ -1,26 +1,34 @@
 """`vaevq eval`."""
 
-import json
 from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from vaevq.cli.options import Json, Location, Model, Overrides, Volumes, load, run_config, volume_options
+from vaevq.cli.options import (
+    Json,
+    Location,
+    Model,
+    Overrides,
+    PlaceOrDefault,
+    Volumes,
+    deliver,
+    load,
+    run_config,
+    volume_options,
+)
 from vaevq.config import EvalConfig, load_section
-from vaevq.console import progress, say, say_evaluation, say_rows
+from vaevq.console import progress, say_evaluation, say_rows
 from vaevq.errors import UserError
+from vaevq.pretrained import DEFAULT, packaged
 
 
 def evaluate(
     overrides: Overrides = (),
     /,
     *,
-    model: Model,
+    model: Model = DEFAULT,
     data: Location = None,
     reference: Location = None,
     volumes: Volumes = (),
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None,
+    output: PlaceOrDefault = None,
     device: str = "auto",
     as_json: Json = False,
     force: bool = False,
@@ -35,7 +43,7 @@ def evaluate(
 
     Args:
         overrides: key=value of the section `eval` of the configuration.
-        model: a run folder, a model folder or a hub name.
+        model: a run folder, a model folder, a hub name, or a tokenizer in the box.
         data: images to measure on; the run's held-out images where left out.
         reference: images that the Fréchet distance and KID compare with; the originals where left out.
         volumes: of volumes in --data: key=value of the section `data.volumes`, any number of times; else the run's.
@@ -47,7 +55,7 @@ def evaluate(
     """
     from vaevq.data.held_out import check_split_of_run, run_images
     from vaevq.data.index import find_images
-    from vaevq.files import make_folder, require_place, write_text
+    from vaevq.files import require_place
     from vaevq.metrics.evaluation import evaluate as measure
     from vaevq.training.engine import engine
 
@@ -58,7 +66,8 @@ def evaluate(
     if volumes and data is None:
         raise UserError("--volumes has no effect without --data: the run's held-out slices are taken as they were")
     if data is None and run is None:
-        what = "no run folder" if Path(model).exists() else "no such folder here, and a hub name has no images"
+        here = Path(model).exists() or packaged(model)
+        what = "no run folder" if here else "no such folder here, and a hub name has no images"
         raise UserError(f"{model}: {what}, so --data must name those to measure on")
     with engine(device, "float32") as place:
         tokenizer = load(model).to(place.device)
@@ -72,12 +81,7 @@ def evaluate(
             result = measure(tokenizer, images, config, device=place.device, reference=against, progress=reached)
         if not place.is_main:
             return
-    text = json.dumps(result.to_json(), indent=2)
-    if output:
-        make_folder(output.parent)
-        write_text(output, text + "\n")
-    if as_json:
-        say(text)
+    if deliver(result.to_json(), output, as_json=as_json):
         return
     say_evaluation([*result.rows(), *result.continuous_rows()], result.notes)
     say_rows("protocol", list(result.protocol.items()))

@@ -1,6 +1,5 @@
 """The verbs of `vaevq generate`: train, sample, eval. What is heavy is imported inside them."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Annotated, Any
 import tyro
 
 from vaevq.arguments import given, recipe_words
-from vaevq.cli.options import Location, Number, Output, Recipe
+from vaevq.cli.options import Location, Number, Output, PlaceOrDefault, Recipe, deliver
 from vaevq.config import GenerationEvalConfig, load_generator_config, load_section
-from vaevq.console import progress, say, say_evaluation, say_rows
+from vaevq.console import counted, progress, say, say_evaluation, say_rows
 from vaevq.errors import UserError
 
 Measured = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES [KEY=VALUE ...]")]
@@ -166,7 +165,7 @@ def sample(
     }
     with progress("sampling", count, quiet=quiet) as reached:
         write_samples(generator, samples, count, output, about, force=force, progress=reached)
-    say(f"{count} images: {output / 'images'}")
+    say(f"{counted(count, 'image')}: {output / 'images'}")
     say(f"next          vaevq generate eval {output / 'images'} --reference REAL_IMAGES")
 
 
@@ -175,7 +174,7 @@ def evaluate(
     /,
     *,
     reference: str,
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = None,
+    output: PlaceOrDefault = None,
     device: str = "auto",
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
     force: bool = False,
@@ -198,7 +197,7 @@ def evaluate(
         quiet: no progress display.
     """
     from vaevq.data.index import find_images
-    from vaevq.files import make_folder, require_place, write_text
+    from vaevq.files import require_place
     from vaevq.metrics.generation import evaluate_generated
     from vaevq.training.engine import choose_device
 
@@ -213,12 +212,7 @@ def evaluate(
     generated, real = find_images(locations[0]), find_images(reference)
     with progress("measuring", len(generated) + len(real), quiet=quiet or as_json) as reached:
         result = evaluate_generated(generated, real, config, device=place, progress=reached)
-    text = json.dumps(result.to_json(), indent=2)
-    if output:
-        make_folder(output.parent)
-        write_text(output, text + "\n")
-    if as_json:
-        say(text)
+    if deliver(result.to_json(), output, as_json=as_json):
         return
     say_evaluation(result.rows(), result.notes)
     counts = [("generated images", result.images), ("real images", result.reference_images)]

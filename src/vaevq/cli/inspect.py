@@ -31,8 +31,8 @@ def inspect(
       vaevq inspect volume.nii.gz --picture volume.png
 
     Args:
-        path: a run or model folder (tokenizer or generator), a checkpoint (.pt), a token file, a folder of shards or a
-            volume (.nii, .nii.gz, the folder of a DICOM series).
+        path: a run or model folder (tokenizer or generator), a tokenizer in the box (photos-f8), a checkpoint (.pt), a
+            token file, a folder of shards or a volume (.nii, .nii.gz, the folder of a DICOM series).
         diagnose: measure instead why a run's quantizer does well or badly, on its own images; takes minutes.
         picture: of a volume: also draw its three middle planes into this PNG file, as radiologists look at them.
         force: overwrite the picture.

@@ -1,11 +1,14 @@
 """What verbs share: types of options that say how help calls them, and models by the words of a user."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from vaevq.config import DataConfig, RunConfig, VolumesConfig, load_section, read_json
+from vaevq.console import say
+from vaevq.files import make_folder, write_text
 
 if TYPE_CHECKING:
     from vaevq.data.index import VolumeOptions
@@ -18,6 +21,7 @@ Images = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar=
 Location = Annotated[str | None, tyro.conf.arg(metavar="LOCATION")]
 Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+PlaceOrDefault = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
@@ -47,6 +51,17 @@ def networks(model: str) -> dict[str, Any]:
     tree = saved_config(model).model_dump(mode="json")
     tree["quantizer"].pop("quantize_from", None)
     return tree
+
+
+def deliver(result: dict[str, Any], output: Path | None, *, as_json: bool) -> bool:
+    """Writes a result to a file where one is named, and prints it where JSON is asked for: whether it was printed."""
+    text = json.dumps(result, indent=2)
+    if output:
+        make_folder(output.parent)
+        write_text(output, text + "\n")
+    if as_json:
+        say(text)
+    return as_json
 
 
 def load(model: str) -> "Tokenizer":

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vaevq.card import edited_pages, generator_card
 from vaevq.config import read_json
 from vaevq.config.generation import GeneratorConfig
 from vaevq.errors import UserError, nearest_name
@@ -57,12 +58,14 @@ class Generator(
     Attributes:
         config: what it takes to build it again.
         network: samples tokens.
+        origin: the folder that it was loaded from, if it was; what lies beside it there goes into the model card.
     """
 
     def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
         self.network = build_network(config.network, config.tokens, config.latents)
+        self.origin: Path | None = None
         # In a list, so that its weights are none of the generator's.
         self._tokenizer: list[Tokenizer] = []
         if tokenizer is not None:
@@ -239,8 +242,12 @@ class Generator(
             raise UserError(f"given tokens must be in [0, {tokens.codebook_size})")
         return given.long().reshape(1, -1)
 
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
+        """The README.md that `save_pretrained` and `push_to_hub` write: `vaevq.card`."""
+        return ModelCard(generator_card(self._hub_mixin_info.model_card_data.to_yaml(), self.config, self.origin))
+
     def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
-        """Writes a model folder, each file whole or not at all; what stood there is replaced, but for a README.md.
+        """Writes a model folder, each file whole or not at all. What stood there is replaced, but an edited README.md.
 
         Args:
             save_directory: the folder; made if absent.
@@ -249,7 +256,8 @@ class Generator(
         Raises:
             UserError: it cannot be written.
         """
-        return save_whole(super().save_pretrained, Path(save_directory), hub_options)
+        folder = Path(save_directory)
+        return save_whole(super().save_pretrained, folder, hub_options, edited_pages(folder))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors, config.json and, where it is at hand, the tokenizer in a folder of its own."""
@@ -293,6 +301,7 @@ class Generator(
             first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             first = textwrap.shorten(first, 300, placeholder=" …")
             raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
+        generator.origin = folder
         if tokenizer is None and (folder / TOKENIZER_FOLDER).is_dir():
             tokenizer = folder / TOKENIZER_FOLDER
         if tokenizer is not None:

@@ -107,8 +107,11 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with written_aside(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode
         try:
             save_file(tensors, aside, metadata={"format": "pt"})
+            aside.chmod(mode)  # safetensors' writer lets nobody but the owner read
         except SafetensorError as error:  # how its writer reports a full disk
             raise OSError(str(error)) from None
 

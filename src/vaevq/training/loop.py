@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 
+from vaevq.card import SavedModel, renew_page
 from vaevq.config import TrainConfig
 from vaevq.config.generation import GeneratorTrainConfig
 from vaevq.distributed import all_reduce_mean, any_process
@@ -91,7 +91,7 @@ class Loop(ABC, Generic[Batch]):
 
     @property
     @abstractmethod
-    def model(self) -> PyTorchModelHubMixin:
+    def model(self) -> SavedModel:
         """What is saved beside the checkpoint: the model with averaged weights. All processes ask for it."""
 
     def run(self) -> None:
@@ -193,6 +193,7 @@ class Loop(ABC, Generic[Batch]):
         with self.place.together():
             if self.place.is_main:
                 model.save_pretrained(self.run_dir / "model")
+                renew_page(model, self.run_dir / "model")
         self.has_saved()
         state = self._trainer.state_dict()
         with self.place.together():

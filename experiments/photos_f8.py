@@ -1,0 +1,165 @@
+"""The tokenizer in the box on photos of another source than its training, beside JPEG and WebP.
+
+    python experiments/photos_f8.py --data BSDS/test --write
+
+Every photo is compressed three times to at most the bits that its tokens take, log₂K a token: packed tokens without a
+header, JPEG and WebP as the whole files that Pillow writes (without metadata, tables optimized, WebP's slowest method).
+Then, the other way about, how many bits JPEG and WebP need to come as near as the tokens do.
+"""
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vaevq import Tokenizer
+from vaevq.console import progress, say
+from vaevq.data.images import Pixels, to_tensor, to_uint8
+from vaevq.data.index import find_images
+from vaevq.files import write_text
+from vaevq.metrics.image import psnr, ssim
+from vaevq.metrics.networks import lpips_network
+from vaevq.pretrained import DEFAULT
+
+RESULT = Path(__file__).with_suffix(".json")
+CODECS = {"JPEG": {"optimize": True, "progressive": True}, "WebP": {"method": 6}}
+QUALITIES = range(101)
+
+Measure = Callable[[Pixels, Pixels], "Closeness"]
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near a picture is to the original; means over photos in the result."""
+
+    psnr: float
+    ssim: float
+    lpips: float
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A picture at a size."""
+
+    bits_per_pixel: float
+    closeness: Closeness
+
+
+def main() -> None:
+    """Measures and prints the table; with --write keeps it beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with photos")
+    parser.add_argument("--model", default=DEFAULT)
+    parser.add_argument("--write", action="store_true", help=f"also write {RESULT.name}")
+    options = parser.parse_args()
+    tokenizer, measure, images = Tokenizer.from_pretrained(options.model), closeness(), find_images(options.data)
+    found: dict[str, list[Compressed]] = {}
+    over = dict.fromkeys(CODECS, 0)
+    with progress("compressing", len(images), quiet=False) as reached:
+        for done, image in enumerate(images, start=1):
+            original = image.load(3)
+            tokens = by_tokens(tokenizer, original, measure)
+            found.setdefault("tokens", []).append(tokens)
+            for name in CODECS:
+                equal = at_most(name, original, tokens.bits_per_pixel, measure)
+                over[name] += equal.bits_per_pixel > tokens.bits_per_pixel
+                found.setdefault(name, []).append(equal)
+                for figure in ("psnr", "lpips"):
+                    found.setdefault(f"{name}, {figure} of the tokens", []).append(
+                        as_near_as(name, original, tokens.closeness, figure, measure)
+                    )
+            reached(done)
+    means = {name: mean(pictures) for name, pictures in found.items()}
+    say(table(means))
+    say(f"{len(images)} photos; coarser than any quality can be: {over}")
+    if options.write:
+        result = {"model": options.model, "model_digest": tokenizer.digest, "photos": len(images), "over": over}
+        figures = {name: asdict(picture) for name, picture in means.items()}
+        write_text(RESULT, json.dumps({**result, "figures": figures}, indent=1) + "\n")
+
+
+def closeness() -> Measure:
+    """What is measured of a picture beside its original."""
+    network = lpips_network("alexnet", None)
+
+    @torch.inference_mode()
+    def measure(original: Pixels, picture: Pixels) -> Closeness:
+        x, y = (torch.from_numpy(array.copy()).permute(2, 0, 1)[None] for array in (original, picture))
+        distance = network(to_tensor(original)[None], to_tensor(picture)[None])
+        return Closeness(float(psnr(x, y)), float(ssim(x, y)), float(distance))
+
+    return measure
+
+
+@torch.inference_mode()
+def by_tokens(tokenizer: Tokenizer, original: Pixels, measure: Measure) -> Compressed:
+    """The tokenizer's reconstruction, at log₂K bits a token."""
+    tokens = tokenizer.encode(to_tensor(original)[None])
+    decoded = tokenizer.decode(tokens, size=original.shape[:2])[0]
+    bits = tokens.numel() * math.log2(tokenizer.config.quantizer.codebook_size)
+    picture = to_uint8(decoded).permute(1, 2, 0).numpy()
+    return Compressed(bits / (original.shape[0] * original.shape[1]), measure(original, picture))
+
+
+def at_most(name: str, original: Pixels, bits_per_pixel: float, measure: Measure) -> Compressed:
+    """The finest quality whose file has at most so many bits a pixel; the coarsest where none has."""
+    low, high = QUALITIES[0], QUALITIES[-1]
+    while low < high:
+        middle = (low + high + 1) // 2
+        if compressed(name, original, middle)[0] <= bits_per_pixel:
+            low = middle
+        else:
+            high = middle - 1
+    bits, picture = compressed(name, original, low)
+    return Compressed(bits, measure(original, picture))
+
+
+def as_near_as(name: str, original: Pixels, asked: Closeness, figure: str, measure: Measure) -> Compressed:
+    """The coarsest quality that is at least as near in one figure."""
+    sign = -1 if figure == "lpips" else 1
+    low, high = QUALITIES[0], QUALITIES[-1]
+    while low < high:
+        middle = (low + high) // 2
+        reached = measure(original, compressed(name, original, middle)[1])
+        if sign * getattr(reached, figure) >= sign * getattr(asked, figure):
+            high = middle
+        else:
+            low = middle + 1
+    bits, picture = compressed(name, original, low)
+    return Compressed(bits, measure(original, picture))
+
+
+def compressed(name: str, original: Pixels, quality: int) -> tuple[float, Pixels]:
+    """Bits a pixel of the file, and what it shows."""
+    file = io.BytesIO()
+    Image.fromarray(original).save(file, name, quality=quality, **CODECS[name])
+    bits = 8 * file.tell() / (original.shape[0] * original.shape[1])
+    return bits, np.asarray(Image.open(file).convert("RGB"))
+
+
+def mean(pictures: list[Compressed]) -> Compressed:
+    """Means over photos."""
+    names = Closeness.__dataclass_fields__
+    near = {name: fmean(getattr(picture.closeness, name) for picture in pictures) for name in names}
+    return Compressed(fmean(picture.bits_per_pixel for picture in pictures), Closeness(**near))
+
+
+def table(means: dict[str, Compressed]) -> str:
+    """In Markdown."""
+    rows = ["| | bits a pixel | PSNR (dB) ↑ | SSIM ↑ | LPIPS (AlexNet) ↓ |", "|---|---:|---:|---:|---:|"]
+    for name, picture in means.items():
+        near = picture.closeness
+        rows.append(f"| {name} | {picture.bits_per_pixel:.3f} | {near.psnr:.2f} | {near.ssim:.3f} | {near.lpips:.3f} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
