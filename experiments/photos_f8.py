@@ -1,10 +1,12 @@
 """The tokenizer in the box on photos of another source than its training, beside JPEG and WebP.
 
     python experiments/photos_f8.py --data BSDS/test --write
+    python experiments/photos_f8.py --picture docs/images/photos-f8.png
 
 Every photo is compressed three times to at most the bits that its tokens take, log₂K a token: packed tokens without a
 header, JPEG and WebP as the whole files that Pillow writes (without metadata, tables optimized, WebP's slowest method).
-Then, the other way about, how many bits JPEG and WebP need to come as near as the tokens do.
+Then, the other way about, how many bits JPEG and WebP need to come as near as the tokens do. The picture is of three
+photos that come with scikit-image: astronaut (NASA), coffee (Rachel Michetti), chelsea (Stéfan van der Walt).
 """
 
 import argparse
@@ -28,6 +30,7 @@ from vaevq.files import write_text
 from vaevq.metrics.image import psnr, ssim
 from vaevq.metrics.networks import lpips_network
 from vaevq.pretrained import DEFAULT
+from vaevq.report.pictures import overview
 
 RESULT = Path(__file__).with_suffix(".json")
 CODECS = {"JPEG": {"optimize": True, "progressive": True}, "WebP": {"method": 6}}
@@ -56,20 +59,29 @@ class Compressed:
 def main() -> None:
     """Measures and prints the table; with --write keeps it beside this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder with photos")
+    parser.add_argument("--data", help="folder with photos")
+    parser.add_argument("--picture", type=Path, help="only draw three photos beside JPEG and WebP, into this file")
     parser.add_argument("--model", default=DEFAULT)
     parser.add_argument("--write", action="store_true", help=f"also write {RESULT.name}")
     options = parser.parse_args()
-    tokenizer, measure, images = Tokenizer.from_pretrained(options.model), closeness(), find_images(options.data)
+    tokenizer = Tokenizer.from_pretrained(options.model)
+    if options.picture:
+        picture(tokenizer, options.model).save(options.picture, optimize=True)
+        return
+    if options.data is None:
+        parser.error("name --data, or --picture")
+    measure, images = closeness(), find_images(options.data)
     found: dict[str, list[Compressed]] = {}
     over = dict.fromkeys(CODECS, 0)
     with progress("compressing", len(images), quiet=False) as reached:
         for done, image in enumerate(images, start=1):
             original = image.load(3)
-            tokens = by_tokens(tokenizer, original, measure)
+            bits, reconstruction = by_tokens(tokenizer, original)
+            tokens = Compressed(bits, measure(original, reconstruction))
             found.setdefault("tokens", []).append(tokens)
             for name in CODECS:
-                equal = at_most(name, original, tokens.bits_per_pixel, measure)
+                bits, finest = at_most(name, original, tokens.bits_per_pixel)
+                equal = Compressed(bits, measure(original, finest))
                 over[name] += equal.bits_per_pixel > tokens.bits_per_pixel
                 found.setdefault(name, []).append(equal)
                 for figure in ("psnr", "lpips"):
@@ -100,17 +112,16 @@ def closeness() -> Measure:
 
 
 @torch.inference_mode()
-def by_tokens(tokenizer: Tokenizer, original: Pixels, measure: Measure) -> Compressed:
-    """The tokenizer's reconstruction, at log₂K bits a token."""
+def by_tokens(tokenizer: Tokenizer, original: Pixels) -> tuple[float, Pixels]:
+    """Bits a pixel of the tokens, at log₂K each, and the tokenizer's reconstruction."""
     tokens = tokenizer.encode(to_tensor(original)[None])
     decoded = tokenizer.decode(tokens, size=original.shape[:2])[0]
     bits = tokens.numel() * math.log2(tokenizer.config.quantizer.codebook_size)
-    picture = to_uint8(decoded).permute(1, 2, 0).numpy()
-    return Compressed(bits / (original.shape[0] * original.shape[1]), measure(original, picture))
+    return bits / (original.shape[0] * original.shape[1]), to_uint8(decoded).permute(1, 2, 0).numpy()
 
 
-def at_most(name: str, original: Pixels, bits_per_pixel: float, measure: Measure) -> Compressed:
-    """The finest quality whose file has at most so many bits a pixel; the coarsest where none has."""
+def at_most(name: str, original: Pixels, bits_per_pixel: float) -> tuple[float, Pixels]:
+    """Bits a pixel and picture of the finest quality whose file has at most so many; the coarsest where none has."""
     low, high = QUALITIES[0], QUALITIES[-1]
     while low < high:
         middle = (low + high + 1) // 2
@@ -118,8 +129,7 @@ def at_most(name: str, original: Pixels, bits_per_pixel: float, measure: Measure
             low = middle
         else:
             high = middle - 1
-    bits, picture = compressed(name, original, low)
-    return Compressed(bits, measure(original, picture))
+    return compressed(name, original, low)
 
 
 def as_near_as(name: str, original: Pixels, asked: Closeness, figure: str, measure: Measure) -> Compressed:
@@ -143,6 +153,25 @@ def compressed(name: str, original: Pixels, quality: int) -> tuple[float, Pixels
     Image.fromarray(original).save(file, name, quality=quality, **CODECS[name])
     bits = 8 * file.tell() / (original.shape[0] * original.shape[1])
     return bits, np.asarray(Image.open(file).convert("RGB"))
+
+
+def picture(tokenizer: Tokenizer, model: str) -> Image.Image:
+    """The middles of three photos, and what comes back of the whole photos at the bits of the tokens."""
+    from skimage import data
+
+    columns, names = [], ("astronaut", "coffee", "chelsea")
+    for name in names:
+        original: Pixels = np.ascontiguousarray(getattr(data, name)())
+        bits, reconstruction = by_tokens(tokenizer, original)
+        parts = [original, reconstruction, *(at_most(codec, original, bits)[1] for codec in ("WebP", "JPEG"))]
+        columns.append([Image.fromarray(middle(part)) for part in parts])
+    return overview(columns, names, ("original", model, "WebP", "JPEG"))
+
+
+def middle(array: Pixels, side: int = 256) -> Pixels:
+    """The middle square of an image."""
+    top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
+    return np.ascontiguousarray(array[top : top + side, left : left + side])
 
 
 def mean(pictures: list[Compressed]) -> Compressed:

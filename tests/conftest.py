@@ -34,7 +34,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small run that the command has trained, evaluated and reported on. Tests leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")
-    outcome = vaevq("train", small_recipe(folder, photos), "--run-dir", folder / "run", "--quiet")
+    outcome = vaevq("train", small_recipe(folder, photos), "-o", folder / "run", "--quiet")
     assert outcome.code == 0, outcome.err
     return folder / "run"
 

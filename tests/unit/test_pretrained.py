@@ -72,7 +72,7 @@ def test_it_brings_back_photos_that_it_has_not_seen() -> None:
         histogram.update(tokens)
     assert min(errors) > 22, errors
     # 11,000 tokens cannot show all of 16,384 codewords; a collapsed codebook shows hundreds.
-    assert histogram.statistics().perplexity > 3000
+    assert histogram.statistics().perplexity > 1000
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (37, 61), (200, 9)])

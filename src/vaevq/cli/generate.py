@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from vaevq.arguments import given, recipe_words
-from vaevq.cli.options import Location, Number, Output, PlaceOrDefault, Recipe, deliver
+from vaevq.cli.options import Location, Number, Output, PlaceOrDefault, Recipe, RunFolder, deliver
 from vaevq.config import GenerationEvalConfig, load_generator_config, load_section
 from vaevq.console import counted, progress, say, say_evaluation, say_rows
 from vaevq.errors import UserError
@@ -25,7 +25,7 @@ def train(
     kind: Text = None,
     tokens: Location = None,
     held_out: Location = None,
-    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
+    run_dir: RunFolder = None,
     seed: Number = None,
     device: Text = None,
     quiet: bool = False,

@@ -22,6 +22,7 @@ Location = Annotated[str | None, tyro.conf.arg(metavar="LOCATION")]
 Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 PlaceOrDefault = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
+RunFolder = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from vaevq.arguments import given, recipe_and_overrides, run_name
-from vaevq.cli.options import Location, Number, Recipe, networks
+from vaevq.cli.options import Location, Number, Recipe, RunFolder, networks
 from vaevq.config import load_run_config
 from vaevq.console import say, say_evaluation, say_rows
 
@@ -18,7 +18,7 @@ def train(
     data: Location = None,
     held_out: Location = None,
     init_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None,
-    run_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
+    run_dir: RunFolder = None,
     seed: Number = None,
     device: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None,
     dry_run: bool = False,
