@@ -10,7 +10,8 @@ from typing import Any, get_args
 _BASH = """\
 # Completion of vaevq for bash. In ~/.bashrc: source <(vaevq completion bash)
 _vaevq() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}} options= words=
+    local word=${{COMP_WORDS[COMP_CWORD]}} verb=${{COMP_WORDS[1]}} options= valued= words=
+    local before=${{COMP_WORDS[COMP_CWORD-1]}}
     if [[ $verb == generate && COMP_CWORD -gt 1 ]]; then
         [[ $COMP_CWORD -eq 2 ]] && {{ COMPREPLY=($(compgen -W '{generate}' -- "$word")); return; }}
         verb="generate ${{COMP_WORDS[2]}}"
@@ -20,6 +21,10 @@ _vaevq() {{
     fi
     case $verb in
 {cases}
+    esac
+    case $before in
+        -m|--model|--init-from) words='{models}';;
+        -*) [[ " $valued " == *" $before "* ]] && words=;;
     esac
     if [[ $word == -* ]]; then
         COMPREPLY=($(compgen -W "$options --help" -- "$word"))
@@ -36,29 +41,33 @@ autoload -U +X bashcompinit && bashcompinit
 """
 
 
-def script(shell: str, verbs: Mapping[str, Callable[..., Any]], words: Mapping[str, Iterable[str]]) -> str:
+def script(
+    shell: str, verbs: Mapping[str, Callable[..., Any]], words: Mapping[str, Iterable[str]], models: Iterable[str]
+) -> str:
     """The script for a shell.
 
     Args:
         shell: bash or zsh.
         verbs: every verb, those of `generate` as `generate VERB`.
         words: what a verb's words can be besides files: names of recipes.
+        models: what a model can be besides a folder: names of those in the box.
     """
     own = [name for name in verbs if " " not in name]
     cases = [
-        f"        '{name}') options='{' '.join(options(verb))}' words='{' '.join(words.get(name, ()))}';;"
+        f"        '{name}') options='{' '.join(options(verb))}' valued='{' '.join(options(verb, valued=True))}' "
+        f"words='{' '.join(words.get(name, ()))}';;"
         for name, verb in verbs.items()
     ]
     nested = [name.partition(" ")[2] for name in verbs if " " in name]
-    bash = _BASH.format(verbs=" ".join(own), generate=" ".join(nested), cases="\n".join(cases))
+    bash = _BASH.format(verbs=" ".join(own), generate=" ".join(nested), cases="\n".join(cases), models=" ".join(models))
     return bash if shell == "bash" else _ZSH + bash.partition("\n")[2]
 
 
-def options(verb: Callable[..., Any]) -> list[str]:
-    """The options of a verb as one types them."""
+def options(verb: Callable[..., Any], *, valued: bool = False) -> list[str]:
+    """The options of a verb as one types them; with `valued` those alone that a value follows."""
     found = list[str]()
     for name, parameter in inspect.signature(verb).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or (valued and isinstance(parameter.default, bool)):
             continue
         settings = [each for each in get_args(parameter.annotation)[1:] if hasattr(each, "aliases")]
         named = next((each.name for each in settings if each.name), name)

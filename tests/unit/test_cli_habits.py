@@ -42,6 +42,8 @@ def test_bash_completes_verbs_options_recipes_and_files(tmp_path: Path) -> None:
     assert {"--output", "-o", "--model", "-m", "--crops", "--help"} <= completed("vaevq encode -", tmp_path)
     assert completed("vaevq train ", tmp_path) == {*recipe_names(), "photos"}
     assert completed("vaevq train --data ph", tmp_path) == {"photos"}
+    assert completed("vaevq train --dry-run ph", tmp_path) == {"photos-f8", "photos"}, "a flag has no value"
+    assert completed("vaevq encode a.jpg -m ph", tmp_path) == {"photos-f8", "photos"}
     assert completed("vaevq completion z", tmp_path) == {"zsh"}
 
 

@@ -24,7 +24,8 @@ def completion(
     from vaevq.cli.command import VERBS
     from vaevq.cli.generate import GENERATE_VERBS
     from vaevq.completion import script
+    from vaevq.pretrained import names
 
     verbs = {**VERBS, **{f"generate {name}": verb for name, verb in GENERATE_VERBS.items()}}
     words = {"train": recipe_names(), "generate train": recipe_names("generators"), "completion": ["bash", "zsh"]}
-    say(script(shell, verbs, words))
+    say(script(shell, verbs, words, names()))
