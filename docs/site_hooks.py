@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,9 +15,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = "repository/"
-"""Where in the site the files lie that are not in docs/."""
-NAMED = ("CHANGELOG.md", "CONTRIBUTING.md", "experiments/LOG.md")
-"""Those that the navigation names; others are there because a page links to them."""
+"""Where in the site the files lie that are not in docs/. The navigation names them so."""
 
 _LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _EQUATION = re.compile(
@@ -25,9 +24,9 @@ _EQUATION = re.compile(
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the files outside docs/ that pages link to, and those that these link to."""
+    """Adds the files outside docs/ that the navigation names or pages link to, and those that these link to."""
     pages = [(f"docs/{file.src_uri}", file.content_string) for file in files.documentation_pages()]
-    waiting = [*NAMED, *(target for source, text in pages for target in _targets(text, source))]
+    waiting = [*_named(config.nav), *(target for source, text in pages for target in _targets(text, source))]
     while waiting:
         path = waiting.pop()
         uri = _uri(path)
@@ -36,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / path).read_text(encoding="utf-8")
         if path.endswith(".md"):
             waiting += _targets(text, path)
+            text = f"---\nsearch: {{boost: 0.3}}\n---\n{text}"
         else:
             text = _listing(path, text)
         files.append(File.generated(config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
@@ -70,6 +70,15 @@ def on_page_content(html: str, page: Page, **_: object) -> str:
         return mathml
 
     return _EQUATION.sub(drawn, html)
+
+
+def _named(nav: Any) -> Iterator[str]:
+    """The files outside docs/ in a navigation, which is a text or lists and dictionaries of such."""
+    if isinstance(nav, str) and nav.startswith(OUTSIDE):
+        yield nav.removeprefix(OUTSIDE)
+    elif isinstance(nav, list | dict):
+        for part in nav.values() if isinstance(nav, dict) else nav:
+            yield from _named(part)
 
 
 def _targets(markdown: str, source: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import ast
 import functools
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from documents import DOCUMENTS, ROOT, Block, blocks, commands
 from generators import write_generator
 from runs import vaevq
 from vaevq.cli import GENERATE_VERBS, VERBS, main
@@ -36,23 +36,7 @@ from vaevq.config import (
 )
 from vaevq.seeding import generator
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 FIDELITY = ROOT / "docs" / "fidelity.md"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a document, or the examples in a verb's help."""
-
-    where: str
-    language: str
-    text: str
-
-
-def blocks(document: Path) -> list[Block]:
-    found = re.finditer(r"^```(\w+)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
-    return [Block(f"{document.name}-{i}", match[1], match[2]) for i, match in enumerate(found, start=1)]
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
@@ -94,27 +78,12 @@ def parse(words: list[str]) -> Call:
     return call
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """The words after `vaevq` of every command line in which it is called."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
-        lexer.whitespace_split = True
-        words = list(lexer)
-        files = {i + 1 for i, word in enumerate(words) if set(word) <= set("<>")}  # what output goes to
-        words = [word for i, word in enumerate(words) if i not in files]
-        while "vaevq" in (names := [Path(word).name for word in words]):
-            words = words[names.index("vaevq") + 1 :]
-            end = next((i for i, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
-            yield words[:end]
-            words = words[end:]
-
-
 def lines_of(*languages: str, of: list[Block]) -> list[Any]:
     return [
         pytest.param(words, id=f"{block.where}: {' '.join(words)}")
         for block in of
         if block.language in languages
-        for words in commands("\n".join(re.findall(r"^.*\bvaevq .*$", block.text.replace("\\\n", " "), re.MULTILINE)))
+        for words in commands(block.text)
     ]
 
 
