@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -140,7 +141,7 @@ class Sandbox:
             "--tokens": self._tokens,
             "--complete": self._photo,
         }
-        for option, value in zip(words, words[1:], strict=False):
+        for option, value in pairwise(words):
             if option in made_by:
                 yield value, made_by[option]
         for word in words[1:]:
@@ -157,9 +158,9 @@ class Sandbox:
                 yield word, self._plan if words[0] == "compare" else self._recipe
             elif words[0] == "decode" and path.suffix == ".safetensors":
                 yield word, self._token_file
-            elif words[0] == "encode" and word == words[1]:
-                yield word, self._images
-            elif words[:2] == ["generate", "eval"] and word == words[2]:
+            elif word == (
+                words[2] if words[:2] == ["generate", "eval"] else words[1] if words[0] == "encode" else None
+            ):
                 yield word, self._images
 
     def _path(self, name: str) -> Path:

@@ -184,6 +184,28 @@ def functions(file: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)}
 
 
+def quoted_messages() -> list[str]:
+    """What docs/troubleshooting.md quotes of the command, in its examples and in its table of messages."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    examples = re.findall(r"^    (?:vaevq: error: |warning: |skipped )(.*)$", text, re.MULTILINE)
+    table = text.partition("## What messages mean")[2].partition("\n## ")[0]
+    return [*examples, *re.findall(r"^\| `([^`]+)`(?!, from zsh)", table, re.MULTILINE)]
+
+
+@functools.cache
+def texts_of_the_code() -> set[str]:
+    """All texts of twelve letters and more; one that has values put into it is several."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
+    constants = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return {text.strip() for text in constants if isinstance(text, str) and len(text.strip()) >= 12}
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_messages_that_are_explained_are_those_of_the_code(message: str) -> None:
+    """But for what is put into them."""
+    assert any(text in message or message in text for text in texts_of_the_code())
+
+
 @dataclass(frozen=True)
 class Choice:
     """A row of the table of options in docs/fidelity.md."""

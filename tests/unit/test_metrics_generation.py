@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from feature_networks import Means
 from vaevq.config import GenerationEvalConfig, load_section

@@ -1,4 +1,4 @@
-"""The site of the documentation: it builds strictly, needs no network, and shows equations and files of the repository."""
+"""The site of the documentation: it builds strictly, needs no network, draws equations and shows files of the code."""
 
 import logging
 import re
