@@ -72,7 +72,7 @@ class Sandbox:
 
     def run(self, words: Sequence[str]) -> Outcome:
         """A command as a document has it, scaled down, once what it takes is there."""
-        words = [self._local(word) for word in self.scaled(words)]
+        words = [self._local(word) for word in scaled(words)]
         self._provide(words)
         outcome = vaevq(*words)
         other = re.match(r"vaevq: error: (\S+) holds a run with another configuration", outcome.err)
@@ -80,40 +80,6 @@ class Sandbox:
             shutil.rmtree(other[1])
             outcome = vaevq(*words)
         return outcome
-
-    def scaled(self, words: Sequence[str]) -> list[str]:
-        """The words of a command that takes a second and leads to the same files."""
-        words = list(words)
-        for name, value in OPTIONS.items():
-            if name in words:
-                words[words.index(name) + 1] = value
-        if words[0] == "train":
-            if "--data" not in words:  # the quick start's photos, which would be fetched
-                words += ["--data", "photos", "--run-dir", "runs/quickstart"]
-            changes = {**TRAIN}
-            if "brats" not in " ".join(words):
-                changes |= OF_PHOTOS
-            if "paper" in words or any(word.startswith("loss.adversarial") for word in words):
-                changes |= ADVERSARIAL
-            if any(word.startswith("adapt.") for word in words):
-                changes |= ADAPTIVE
-            if "--init-from" in words:  # whose networks they are
-                changes = {name: value for name, value in changes.items() if ".autoencoder." not in name}
-            if any(word.startswith("model.quantizer.code_dim") for word in words):
-                changes.pop("model.quantizer.codebook_size")
-            return [*_laid_over(words, changes), "--device", "cpu"]
-        if words[:2] == ["generate", "train"]:
-            share = {} if "--held-out" in words else {"data.held_out_share": "0.3"}
-            return [*_laid_over(words, GENERATE | share), "--device", "cpu"]
-        if words[0] == "eval":
-            changes = {"metrics": "[psnr,ssim]"}
-            if any(word.startswith("crop=") for word in words):
-                changes |= {"resize": "32", "crop": "32"}
-            kept = [word for word in words if not word.startswith("feature_")]
-            return [*_laid_over(kept, changes), "--device", "cpu"]
-        if words[:2] == ["generate", "eval"] and any(word.startswith("crop=") for word in words):
-            return _laid_over(words, {"resize": "32", "crop": "32"})
-        return words
 
     def _local(self, word: str) -> str:
         """Paths from the home folder and from the root, as paths in this folder."""
@@ -145,23 +111,22 @@ class Sandbox:
             if option in made_by:
                 yield value, made_by[option]
         for word in words[1:]:
+            path = Path(word)
             if word.startswith("-") or "=" in word:
                 continue
-            path = Path(word)
-            if words[0] in ("inspect", "report", "export") and word == words[1] and not path.suffix:
-                yield word, self._run
-            elif path.suffix in PHOTO and words[0] in ("encode", "decode", "eval"):
+            if path.suffix in PHOTO and words[0] == "encode":
                 yield word, self._photo
             elif path.suffixes == [".nii", ".gz"] and words[0] in ("encode", "inspect"):
                 yield word, self._patient
             elif path.suffix == ".yaml":
                 yield word, self._plan if words[0] == "compare" else self._recipe
-            elif words[0] == "decode" and path.suffix == ".safetensors":
+            elif path.suffix == ".safetensors" and words[0] in ("decode", "inspect"):
                 yield word, self._token_file
-            elif word == (
-                words[2] if words[:2] == ["generate", "eval"] else words[1] if words[0] == "encode" else None
-            ):
-                yield word, self._images
+        match words:
+            case ["inspect" | "report" | "export", run, *_] if not Path(run).suffix:
+                yield run, self._run
+            case ["encode", images, *_] | ["generate", "eval", images, *_] if not Path(images).suffix:
+                yield images, self._images
 
     def _path(self, name: str) -> Path:
         return self.folder / name
@@ -225,6 +190,45 @@ class Sandbox:
     def _done(self, *words: object) -> None:
         outcome = vaevq(*words)
         assert outcome.code == 0, outcome.err
+
+
+def scaled(words: Sequence[str]) -> list[str]:
+    """The words of a command that takes a second and leads to the same files."""
+    words = list(words)
+    for name, value in OPTIONS.items():
+        if name in words:
+            words[words.index(name) + 1] = value
+    match words:
+        case ["train", *_]:
+            return _scaled_training(words)
+        case ["generate", "train", *_]:
+            share = {} if "--held-out" in words else {"data.held_out_share": "0.3"}
+            return [*_laid_over(words, GENERATE | share), "--device", "cpu"]
+        case ["eval", *_]:
+            kept = [word for word in words if not word.startswith("feature_")]
+            return [*_laid_over(kept, {"metrics": "[psnr,ssim]", **_cropped(words)}), "--device", "cpu"]
+        case ["generate", "eval", *_]:
+            return _laid_over(words, _cropped(words))
+    return words
+
+
+def _scaled_training(words: list[str]) -> list[str]:
+    if "--data" not in words:  # the quick start's photos, which would be fetched
+        words = [*words, "--data", "photos", "--run-dir", "runs/quickstart"]
+    changes, text = {**TRAIN}, " ".join(words)
+    if "brats" not in text:
+        changes |= OF_PHOTOS
+    if "paper" in words or "loss.adversarial" in text:
+        changes |= ADVERSARIAL
+    if "adapt." in text:
+        changes |= ADAPTIVE
+    if "--init-from" in words:  # whose networks they are
+        changes = {name: value for name, value in changes.items() if ".autoencoder." not in name}
+    return [*_laid_over(words, changes), "--device", "cpu"]
+
+
+def _cropped(words: Sequence[str]) -> dict[str, str]:
+    return {"resize": "32", "crop": "32"} if any(word.startswith("crop=") for word in words) else {}
 
 
 def _laid_over(words: Sequence[str], changes: dict[str, str]) -> list[str]:

@@ -160,7 +160,8 @@ def test_options_that_are_named_exist(document: Path) -> None:
     text = re.sub(r"^```python\n.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
     named = set(
         re.findall(
-            r"\b((?:model\.(?:autoencoder|quantizer)|network|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)", text
+            r"(?<![\w.])((?:model\.(?:autoencoder|quantizer)|network|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)",
+            text,
         )
     )
     files = {"eval.json", "model.safetensors"}

@@ -18,6 +18,7 @@ from vaevq.report import examples
 
 NOT_RUN = {
     "CONTRIBUTING.md": 1,
+    "benchmarks.md": 1,
     "demo.md": 2,
     "export.md": 1,
     "index.md": 2,
