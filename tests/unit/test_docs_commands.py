@@ -27,6 +27,8 @@ NOT_RUN = {
 """How many blocks of each document say that they are not run."""
 LANGUAGES = {"python", "sh", "console", "yaml"}
 SHELL = {"sh", "console"}
+SLOW = {"export.md"}
+"""Ten seconds of CPU, and tests/unit/test_export.py calls the same command."""
 
 
 @pytest.fixture
@@ -45,7 +47,14 @@ def command_blocks(document: Path) -> Iterator[Block]:
             yield block
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if any(command_blocks(d))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(document, id=document.name, marks=[pytest.mark.slow] if document.name in SLOW else [])
+        for document in DOCUMENTS
+        if any(command_blocks(document))
+    ],
+)
 def test_commands_run_one_after_another(document: Path, sandbox: Sandbox) -> None:
     for block in command_blocks(document):
         steps = shown(block.text) if block.language == "console" else [(block.text, [])]
