@@ -3,7 +3,6 @@
 import ast
 import functools
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from documents import DOCUMENTS, ROOT, Block, blocks, commands
 from generators import write_generator
 from runs import vaevq
 from vaevq.cli import GENERATE_VERBS, VERBS, main
@@ -36,23 +36,7 @@ from vaevq.config import (
 )
 from vaevq.seeding import generator
 
-ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 FIDELITY = ROOT / "docs" / "fidelity.md"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a document, or the examples in a verb's help."""
-
-    where: str
-    language: str
-    text: str
-
-
-def blocks(document: Path) -> list[Block]:
-    found = re.finditer(r"^```(\w+)\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
-    return [Block(f"{document.name}-{i}", match[1], match[2]) for i, match in enumerate(found, start=1)]
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
@@ -94,27 +78,12 @@ def parse(words: list[str]) -> Call:
     return call
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """The words after `vaevq` of every command line in which it is called."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
-        lexer.whitespace_split = True
-        words = list(lexer)
-        files = {i + 1 for i, word in enumerate(words) if set(word) <= set("<>")}  # what output goes to
-        words = [word for i, word in enumerate(words) if i not in files]
-        while "vaevq" in (names := [Path(word).name for word in words]):
-            words = words[names.index("vaevq") + 1 :]
-            end = next((i for i, word in enumerate(words) if set(word) <= set("|&;<>")), len(words))
-            yield words[:end]
-            words = words[end:]
-
-
 def lines_of(*languages: str, of: list[Block]) -> list[Any]:
     return [
         pytest.param(words, id=f"{block.where}: {' '.join(words)}")
         for block in of
         if block.language in languages
-        for words in commands("\n".join(re.findall(r"^.*\bvaevq .*$", block.text.replace("\\\n", " "), re.MULTILINE)))
+        for words in commands(block.text)
     ]
 
 
@@ -191,7 +160,8 @@ def test_options_that_are_named_exist(document: Path) -> None:
     text = re.sub(r"^```python\n.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
     named = set(
         re.findall(
-            r"\b((?:model\.(?:autoencoder|quantizer)|network|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)", text
+            r"(?<![\w.])((?:model\.(?:autoencoder|quantizer)|network|loss|data|train|adapt|eval)\.[a-z_][a-z_0-9]*)",
+            text,
         )
     )
     files = {"eval.json", "model.safetensors"}
@@ -213,6 +183,28 @@ def test_files_and_tests_that_are_named_exist(document: Path) -> None:
 @functools.cache
 def functions(file: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.FunctionDef)}
+
+
+def quoted_messages() -> list[str]:
+    """What docs/troubleshooting.md quotes of the command, in its examples and in its table of messages."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    examples = re.findall(r"^    (?:vaevq: error: |warning: |skipped )(.*)$", text, re.MULTILINE)
+    table = text.partition("## What messages mean")[2].partition("\n## ")[0]
+    return [*examples, *re.findall(r"^\| `([^`]+)`(?!, from zsh)", table, re.MULTILINE)]
+
+
+@functools.cache
+def texts_of_the_code() -> set[str]:
+    """All texts of twelve letters and more; one that has values put into it is several."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src").rglob("*.py")]
+    constants = [node.value for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    return {text.strip() for text in constants if isinstance(text, str) and len(text.strip()) >= 12}
+
+
+@pytest.mark.parametrize("message", quoted_messages())
+def test_messages_that_are_explained_are_those_of_the_code(message: str) -> None:
+    """But for what is put into them."""
+    assert any(text in message or message in text for text in texts_of_the_code())
 
 
 @dataclass(frozen=True)

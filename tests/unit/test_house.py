@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/*.md")])
 
 # In the extra `dev` and never imported: what .ci/run and pytest call.
 TOOLS = {"import-linter", "mypy", "pytest-timeout", "ruff", "types-pyyaml"}
@@ -69,7 +69,8 @@ def test_every_import_of_the_package_is_declared() -> None:
 def test_every_import_of_the_tests_is_declared_and_every_package_of_dev_is_in_use() -> None:
     extras = _extras()
     dev = extras.pop("dev") - {"vaevq"}  # which is named with extras of its own
-    used = (_distributions(ROOT / "tests") | _distributions(ROOT / "benchmarks")) - {"vaevq", "benchmarks"}
+    folders = ("tests", "benchmarks", "docs")
+    used = set[str]().union(*(_distributions(ROOT / folder) for folder in folders)) - {"vaevq", "benchmarks"}
     assert used - _dependencies() - dev - set[str]().union(*extras.values()) == set()
     assert dev - used - TOOLS == set()
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
+from feature_networks import Means
 from vaevq.config import GenerationEvalConfig, load_section
 from vaevq.data.images import load_image, to_tensor
 from vaevq.data.index import ImageIndex, find_images
@@ -22,22 +23,6 @@ from vaevq.metrics.kid import polynomial_mmd2
 from vaevq.metrics.precision_recall import precision_recall
 
 ALL = ("frechet", "kid", "precision_recall", "inception_score")
-
-
-class Means(nn.Module):
-    """A feature network of nine features: the means of a third of an image's rows, of each channel."""
-
-    dim, name, checksum, preprocessing = 9, "means", "00", "none"
-
-    def __init__(self, standard: bool = False) -> None:
-        super().__init__()
-        self.is_standard_inception = standard
-        self.network = nn.Module()
-        torch.manual_seed(0)
-        self.network.fc = nn.Linear(9, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([part.mean(dim=(2, 3)) for part in images.chunk(3, dim=2)], dim=1)
 
 
 def folder(place: Path, count: int, seed: int, size: tuple[int, int] = (12, 12)) -> ImageIndex:

@@ -143,12 +143,19 @@ class TokenSet:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Tokens of some images."""
+    """Tokens of some images.
 
-    tokens: Tensor  # int64 B×h×w or B×h×w×q
-    labels: Tensor | None  # int64 B
-    positions: Tensor  # int64 B: place in the run's stream; in evaluation, place among the held-out items
-    latents: Tensor | None = None  # float16 B×d×h×w
+    Attributes:
+        tokens: int64 B×h×w or B×h×w×q.
+        labels: int64 B, or None.
+        positions: int64 B, place in the run's stream; in evaluation, place among the held-out items.
+        latents: float16 B×d×h×w, or None.
+    """
+
+    tokens: Tensor
+    labels: Tensor | None
+    positions: Tensor
+    latents: Tensor | None = None
 
 
 def read_token_set(

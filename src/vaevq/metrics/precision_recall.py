@@ -28,7 +28,8 @@ def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3, tile:
     """Of features M×dim and N×dim, compared in float64.
 
     Args:
-        generated, real: features.
+        generated: features of generated images.
+        real: features of real ones.
         neighbours: k.
         tile: images a side of a tile; changes nothing but memory and time.
 
