@@ -1,6 +1,6 @@
 """Makes docs/images/demo_*.png: the tabs of `vaevq demo` with a photo that comes with scikit-image.
 
-    .venv/bin/python docs/make_demo_pictures.py runs/quickstart
+    .venv/bin/python docs/make_demo_pictures.py photos-f8
 
 Needs the extra `demo`, playwright and Chromium. The photo is the astronaut (NASA, public domain), not trained on.
 """

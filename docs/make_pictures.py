@@ -1,6 +1,6 @@
 """Makes docs/images/reconstructions.png: four photos that come with scikit-image, through a trained tokenizer.
 
-    .venv/bin/python docs/make_pictures.py runs/quickstart
+    .venv/bin/python docs/make_pictures.py photos-f8
 
 The photos: astronaut (NASA, public domain), coffee (Rachel Michetti, CC0), chelsea the cat (Stéfan van der Walt, CC0),
 rocket (SpaceX, CC0). None of them was trained on.
