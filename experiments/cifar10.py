@@ -40,29 +40,15 @@ QUANTIZERS = {
 RECIPES = {"ar": "cifar10", "mask": "cifar10", "diffusion": "cifar10-ldm"}
 """The generators' recipes by kind."""
 
-SAMPLING = {
-    "ar": ("--guidance", "1.5", "--batch-size", "100"),
-    "mask": ("--guidance", "1.5", "--batch-size", "100"),
-    "diffusion": ("--guidance", "1.5", "--sampler", "dpm++", "--batch-size", "100"),
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """Further options of the tokenizer's and of the generator's recipe."""
-
-    tokenizer: tuple[str, ...]
-    generator: tuple[str, ...]
+_GUIDED = ("--guidance", "1.5", "--batch-size", "100")
+SAMPLING = {"ar": _GUIDED, "mask": _GUIDED, "diffusion": ("--guidance", "1.5", "--sampler", "dpm++", *_GUIDED[2:])}
 
 
 SIZES = {
-    "short": Size((), ("train.images=38400", "train.evaluate_every=38400", "train.checkpoint_every=12800")),
-    "long": Size(
-        ("train.images=128000", "train.evaluate_every=128000"),
-        ("train.images=320000", "train.evaluate_every=64000", "train.checkpoint_every=32000"),
-    ),
+    "short": ("train.images=38400", "train.evaluate_every=38400", "train.checkpoint_every=12800"),
+    "long": ("train.images=192000", "train.evaluate_every=64000", "train.checkpoint_every=32000"),
 }
-"""`short` is at most 6 minutes a tokenizer and 8 a generator on one core, `long` about 40 a generator."""
+"""Further options of the generator's recipe: at most 8 minutes on one core, and about 35."""
 
 _PLACES = ("generated", "reference")  # of this machine: none of the protocol
 
@@ -117,13 +103,12 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
     path = CELLS / f"{name}.json"
     if path.exists():
         return
-    size = SIZES[name.size]
-    tokenizer = work / f"{name.size}-{name.quantizer}-s{name.seed}"
+    tokenizer = work / f"{name.quantizer}-s{name.seed}"
     tokens, generator, samples = tokenizer / "tokens", work / str(name), work / str(name) / "samples"
     train, test = str(data / "train"), str(data / "test")
     _vaevq(
         tokenizer / "run" / "eval.json",
-        *("train", HERE / "cifar10.yaml", *QUANTIZERS[name.quantizer], *size.tokenizer, "--data", train),
+        *("train", HERE / "cifar10.yaml", *QUANTIZERS[name.quantizer], "--data", train),
         *("--held-out", test, "--seed", name.seed, "--run-dir", tokenizer / "run", "--quiet"),
     )
     for part, location in (("train", train), ("test", test)):
@@ -133,7 +118,7 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
         marker.touch()
     _vaevq(
         generator / "eval.json",
-        *("generate", "train", RECIPES[name.generator], "--kind", name.generator, *size.generator),
+        *("generate", "train", RECIPES[name.generator], "--kind", name.generator, *SIZES[name.size]),
         *("train.precision=bfloat16", "train.tensorboard=false", "--tokens", tokens / "train", "--held-out"),
         *(tokens / "test", "--seed", name.seed, "--run-dir", generator, "--quiet"),
     )
@@ -161,7 +146,7 @@ def run_cell(name: CellName, data: Path, work: Path) -> None:
         "protocol": {
             key: value for key, value in measured["protocol"].items() if key not in ("generated", "reference")
         },
-        "options": {"sampling": SAMPLING[name.generator], "tokenizer": size.tokenizer, "generator": size.generator},
+        "options": {"sampling": SAMPLING[name.generator], "generator": SIZES[name.size]},
         "minutes": {
             "tokenizer": _minutes(tokenizer / "run" / "metrics.jsonl"),
             "generator": _minutes(generator / "metrics.jsonl"),
