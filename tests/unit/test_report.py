@@ -160,7 +160,7 @@ def test_loss_terms_are_drawn_in_their_units(unfinished: Path) -> None:
     )
     said = " ".join(svg["aria-label"] or "" for svg in read(unfinished).all("svg"))
     for part in (
-        *("In weighted sum of terms.", "In |x̂ − x|, an image.", "In nats a dimension.", "In W₂², latent units²."),
+        *("In weighted sum.", "In |x̂ − x|, an image.", "In nats a dimension.", "In W₂², latent units²."),
         *("In LPIPS distance.", "In ½ (Δ/σ)², a position."),
     ):
         assert part in said, part

@@ -109,11 +109,15 @@ def test_every_codeword_is_drawn_once_and_told_by_its_use() -> None:
     assert "50.0% of variance" in chart
 
 
-def test_the_fewer_lie_on_top() -> None:
-    grid = torch.cartesian_prod(torch.arange(6.0), torch.arange(6.0))
-    for counts, last in (([0] * 35 + [9], 1), ([0] + [9] * 35, 1)):
-        layers = re.findall(r'd="((?:M[^"h]*h0)+)', projection_chart(project(grid, grid), counts, "words"))
-        assert [layer.count("h0") for layer in layers][-1] == last
+def test_dead_codewords_are_not_hidden_by_those_in_their_place() -> None:
+    places = torch.zeros(9, 2)
+    places[0] = 1.0
+    chart = projection_chart(project(places, places), [0, *[0] * 4, *[9] * 4], "words")
+    layers = re.findall(
+        r'd="((?:M[^"h]*h0)+)"[^>]*style="[^"]*stroke: var\((--\w+)\)[^"]*stroke-width: ([\d.]+)', chart
+    )
+    assert [(dots(path), colour) for path, colour, _ in layers] == [(1, "--first"), (2, "--second")]
+    assert float(layers[0][2]) > float(layers[1][2])
 
 
 @pytest.mark.parametrize(("size", "most"), [(16_384, 160_000), (262_144, 400_000)])

@@ -43,7 +43,7 @@ def loss_unit(run: RunFolder, term: str) -> str:
     quantizer, kind = "model.quantizer", run.setting("model.quantizer.kind")
     match term:
         case "total":
-            return "weighted sum of terms"
+            return "weighted sum"
         case "pixel":
             error = "|x̂ − x|" if run.setting("loss.pixel") == "l1" else "(x̂ − x)²"
             return f"{error}, {_OVER.get(run.setting('loss.pixel_reduction'), 'mean')}"
