@@ -116,7 +116,7 @@ def test_dead_codewords_are_not_hidden_by_those_in_their_place() -> None:
     layers = re.findall(
         r'd="((?:M[^"h]*h0)+)"[^>]*style="[^"]*stroke: var\((--\w+)\)[^"]*stroke-width: ([\d.]+)', chart
     )
-    assert [(dots(path), colour) for path, colour, _ in layers] == [(1, "--first"), (2, "--second")]
+    assert [(dots(path), colour) for path, colour, _ in layers] == [(1, "--fourth"), (2, "--second")]
     assert float(layers[0][2]) > float(layers[1][2])
 
 
