@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from vaevq.demo import generate_tab, paint_tab, photo_tab, tokens_tab
+from vaevq.demo import generate_tab, paint_tab, photo_tab, tokens_tab, volume_tab
 from vaevq.demo.limits import Limits, Rate
 from vaevq.demo.models import Models
 from vaevq.demo.photo import Photo, tokenized
@@ -40,7 +40,11 @@ def _tabs(models: Models) -> dict[str, Callable[[Page], None]]:
     """The tabs from left to right."""
     tabs: dict[str, Callable[[Page], None]]
     tabs = {"Photo": photo_tab.build, "Tokens": tokens_tab.build, "Paint": paint_tab.build}
-    return tabs if models.generator is None else {**tabs, "Generate": generate_tab.build}
+    if models.generator is not None:
+        tabs["Generate"] = generate_tab.build
+    if models.volumes is not None:
+        tabs["Volume"] = volume_tab.build
+    return tabs
 
 
 def build_page(models: Models, limits: Limits) -> gr.Blocks:
