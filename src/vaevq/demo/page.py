@@ -33,6 +33,8 @@ _CSS = """
 .gradio-container table.plain .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 #click-tokens img, #where img, #canvas img, #paint-tokens img { cursor: crosshair; }
 :is(#tokens, #click-tokens, #paint-tokens, #paint-patch, #patch, #sampled) img { image-rendering: pixelated; }
+:is(#volume-original, #volume-reconstruction, #volume-error) img { image-rendering: pixelated; object-fit: contain;
+  height: 20rem; }
 """
 
 
