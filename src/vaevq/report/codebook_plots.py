@@ -105,8 +105,8 @@ def projection_chart(projection: Projection, counts: Sequence[int], description:
     with figure(5.2, min(5.4, max(3.6, 1.4 + 4.3 * height / width))) as drawn_on:
         axes = drawn_on.subplots()
         handles = _draw_latents(axes, projection.latents, low, high)
-        # The smaller lie on top, the dead among them, so that no dot is hidden by another use's.
-        for use in sorted(_uses(found), key=lambda use: -use.points):
+        # The smaller lie on the larger and the dead on all, so that no dot is hidden by another use's.
+        for use in sorted(_uses(found), key=lambda use: (use.colour == PAGE.second, -use.points)):
             _draw_dots(axes, projection.codewords[use.which], use, (high - low).max() / CELLS)
         handles = [*(_legend_dot(use) for use in _uses(found)), *handles]
         axes.update_datalim([low, high])
@@ -126,7 +126,7 @@ def _uses(counts: Counts) -> list[_Use]:
     """Dead codewords, and used ones by how their count compares with a uniform one; those that there are."""
     mean = counts.mean()
     uses = [
-        _Use("dead", counts == 0, PAGE.second, 1.9, 1.0),
+        _Use("dead", counts == 0, PAGE.second, 2.3, 1.0),
         _Use("below half of T/K", (counts > 0) & (counts < mean / 2), PAGE.first, 1.6, 0.55),
         _Use("half to twice T/K", (counts > 0) & (counts >= mean / 2) & (counts <= 2 * mean), PAGE.first, 2.6, 0.8),
         _Use("above twice T/K", counts > 2 * mean, PAGE.series[3], 4.2, 0.9),
