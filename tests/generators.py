@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaevq.config import AutoencoderConfig, PlainConfig, TokenizerConfig
-from vaevq.config.generation import GENERATORS, GeneratorConfig, GeneratorRunConfig, TokensConfig
+from vaevq.config.generation import GENERATORS, GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.config.section import merged
 from vaevq.data.entries import ImageEntry, ImageIndex
 from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, shard_path
@@ -60,10 +60,10 @@ def random_network(
     return made
 
 
-def write_generator(tokenizer: Path, run_dir: Path) -> None:
+def write_generator(tokenizer: Path, run_dir: Path, kind: str = "ar", network: dict[str, Any] | None = None) -> None:
     """A run folder with a generator of the tokens of a tokenizer, of 8×8 positions in ten classes."""
     model = Tokenizer.from_pretrained(tokenizer)
-    config = generator_config(
+    tokens = tokens_config(
         codebook_size=model.quantizer.codebook_size,
         grid=(8, 8),
         image_size=(8 * model.downsample_factor,) * 2,
@@ -71,6 +71,9 @@ def write_generator(tokenizer: Path, run_dir: Path) -> None:
         class_count=10,
         classes=("dog", "cat", *"abcdefgh"),
     )
+    latents = LatentsConfig(source="codewords", channels=model.quantizer.code_dim, mean=0.0, std=1.0)
+    shape = GENERATORS[kind].model_validate({"size": "tiny", "dropout": 0.0, **(network or {})})
+    config = GeneratorConfig(network=shape, tokens=tokens, latents=latents if shape.of_latents else None)
     Generator(config, model).save_pretrained(run_dir / "model")
 
 

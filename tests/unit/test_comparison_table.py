@@ -172,6 +172,21 @@ def test_the_table_for_programs_holds_every_value(tmp_path: Path, made: list[Tas
     assert ours["difference_to_reference"]["psnr"]["verdict"] == "better"
 
 
+def test_the_page_draws_every_figure_and_difference_with_its_interval(tmp_path: Path, made: list[Task]) -> None:
+    write_page(compared(tmp_path, made), None, "vaevq compare", tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    page.assert_self_contained()
+    labels = [svg["aria-label"] or "" for svg in page.all("svg")]
+    psnr = next(label for label in labels if label.startswith("PSNR, higher is better. Means and 95% intervals"))
+    for words in ("ours, 1 bpp 22.17 ± 5.60", "plain, 1 bpp 21.00 ± 4.97", "few, 1 bpp 30.00;", "small, 2 bpp 41.00"):
+        assert words in psnr
+    difference = next(label for label in labels if label.startswith("PSNR, less plain, higher is better"))
+    assert "ours 1.17 ± 0.72" in difference
+    assert "small" not in difference, "another rate has no difference"
+    assert any(label.startswith("codebook usage, less plain") for label in labels)
+    assert len(page.all("table")) == len(page.all("thead"))
+
+
 def test_curves_are_over_the_seeds_that_all_rows_have(tmp_path: Path, made: list[Task]) -> None:
     for task in made:
         if task.row != "few" or task.seed == 2:

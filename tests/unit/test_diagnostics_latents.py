@@ -3,10 +3,12 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from mirror import mirror, some_latents
+from vaevq.diagnostics.deviations import Deviations
 from vaevq.diagnostics.distortion import distortion_figures, reverse_water_filling
 from vaevq.diagnostics.hubs import LatentSample, hub_figures
 from vaevq.diagnostics.latents import LatentMoments, all_codewords, latent_figures
@@ -70,6 +72,10 @@ def test_a_point_quantizer_gives_what_it_has() -> None:
     assert missing == {
         "posterior_variance",
         "posterior_variance_sum",
+        "sigma_mean",
+        "sigma_q05",
+        "sigma_median",
+        "sigma_q95",
         "posterior_kl",
         "posterior_kl_sum",
         "sample_eigenvalues",
@@ -133,3 +139,25 @@ def test_a_hub_shows_in_skewness_and_in_the_largest_count() -> None:
     assert hub.hub_largest == pytest.approx(200 / 10)
     assert hub.hub_skewness > 5
     assert (even.dead_share, even.dead_but_close_share, even.dead_norm_ratio) == (0, None, None)
+
+
+def test_deviations_are_numpys_quantiles_to_half_a_percent() -> None:
+    parts = [some_latents(3, 2, 5, 5, seed=i).double() * (i + 1) for i in range(3)]
+    counted = Deviations()
+    assert counted.figures() is None
+    for part in parts:
+        counted.update(part)
+    found, sigma = counted.figures(), (torch.cat(parts).flatten() / 2).exp().numpy()
+    assert found is not None
+    expected = np.quantile(sigma, (0.05, 0.5, 0.95), method="lower")
+    assert (found.q05, found.median, found.q95) == pytest.approx(expected.tolist(), rel=0.005)
+    assert found.mean == pytest.approx(sigma.mean(), rel=1e-12)
+
+
+def test_deviations_outside_the_range_count_at_its_ends() -> None:
+    counted = Deviations()
+    counted.update(torch.tensor([-90.0, 90.0], dtype=torch.float64))
+    found = counted.figures()
+    assert found is not None
+    assert found.q05 == pytest.approx(np.exp(-15), rel=0.01)
+    assert found.q95 == pytest.approx(np.exp(-15), rel=0.01)  # the lower of the two

@@ -12,12 +12,15 @@ from PIL import Image
 
 from pages import Page
 from vaevq.config import AutoencoderConfig, EvalConfig, RunConfig, TokenizerConfig, VariationalConfig
-from vaevq.data.index import find_images
+from vaevq.data.index import ImageIndex, find_images
 from vaevq.errors import UserError
 from vaevq.metrics.codebook import TokenHistogram
+from vaevq.metrics.evaluation import evaluate
 from vaevq.report import report_run, write_pictures, write_report
+from vaevq.report.codebook_plots import histogram_chart
+from vaevq.report.examples import EXTREMES
 from vaevq.report.pictures import error_map, read_pictures, shown, token_colours, token_map
-from vaevq.report.plots import Line, histogram_chart, line_chart
+from vaevq.report.plots import Line, line_chart
 from vaevq.tokenizer import Tokenizer
 
 HOSTILE = """"><script>alert('x')</script>&amp;.png"""
@@ -64,7 +67,7 @@ def finished(unfinished: Path) -> Path:
     (unfinished / "eval.json").write_text(json.dumps(evaluation))
     grids = [np.arange(16).reshape(4, 4), np.zeros((4, 4), np.int64)]
     original, other = picture_arrays()
-    write_pictures(unfinished, [original, other], [other, other], grids, [f"photos/{HOSTILE}", "b.png"], 64)
+    write_pictures(unfinished / "images", [original, other], [other, other], grids, [f"photos/{HOSTILE}", "b.png"], 64)
     return unfinished
 
 
@@ -137,6 +140,32 @@ def test_charts_take_their_colours_from_the_page(finished: Path) -> None:
     assert charts.count("<style") == 0  # it would hold for the whole page
 
 
+def test_every_table_has_headings_and_every_section_one(finished: Path) -> None:
+    page = read(finished)
+    assert len(page.all("table")) == len(page.all("thead")) > 8
+    heads = [attributes for attributes in page.all("th") if attributes.get("scope") == "col"]
+    assert len(heads) >= 2 * len(page.all("table"))
+    assert len(page.all("h2")) == len(page.all("section"))
+
+
+def test_loss_terms_are_drawn_in_their_units(unfinished: Path) -> None:
+    log = unfinished / "metrics.jsonl"
+    config = RunConfig.model_validate(
+        {"loss": {"pixel": "l1", "pixel_reduction": "image"}, "model": {"quantizer": {"kl_reduction": "element"}}}
+    )
+    (unfinished / "config.json").write_text(config.model_dump_json())
+    terms = {"loss/pixel": 0.5, "loss/kl": 2.0, "loss/dcr": 3.0, "loss/perceptual": 0.4, "loss/rcs": 1.0}
+    log.write_text(
+        json.dumps({"images_seen": 100, "split": "train", "seconds": 1.0, "loss/total": 9.0, **terms}) + "\n"
+    )
+    said = " ".join(svg["aria-label"] or "" for svg in read(unfinished).all("svg"))
+    for part in (
+        *("In weighted sum.", "In |x̂ − x|, an image.", "In nats a dimension.", "In W₂², latent units²."),
+        *("In LPIPS distance.", "In ½ (Δ/σ)², a position."),
+    ):
+        assert part in said, part
+
+
 def test_a_report_is_the_same_every_time(finished: Path) -> None:
     first = write_report(finished).read_bytes()
     assert write_report(finished).read_bytes() == first
@@ -184,8 +213,9 @@ def test_why_is_shown_with_its_charts_and_claims_where_it_was_measured(finished:
 
 
 def test_what_was_logged_of_the_diagnostics_is_drawn(unfinished: Path) -> None:
+    sigma = {"sigma_q05": 0.01, "sigma_median": 0.25, "sigma_q95": 4.0, "sigma_mean": 1.0}
     rows = [
-        {"images_seen": seen, "split": "diagnostics", "mean_dimension": 2.0, "codebook_dimension": 3.0, **more}
+        {"images_seen": seen, "split": "diagnostics", **sigma, "mean_dimension": 2.0, "codebook_dimension": 3.0, **more}
         for seen, more in ((100, {"gradient/kl": 0.0, "gradient/total": 1e-3}), (200, {"changed_tokens": 0.25}))
     ]
     with (unfinished / "metrics.jsonl").open("a") as file:
@@ -194,7 +224,9 @@ def test_what_was_logged_of_the_diagnostics_is_drawn(unfinished: Path) -> None:
     assert any("Effective dimension. means: From 2 dimensions at 100" in label for label in labels)
     assert any("Changed tokens. changed tokens: From 25 %" in label for label in labels)
     assert any("Gradient of each term, RMS" in label and "total 0.001" in label for label in labels)
-    assert not any("Posterior variance" in label for label in labels), "a point quantizer has none"
+    assert any("Posterior deviation σ. Median: From 0.25 at 100 images seen" in label for label in labels)
+    assert any("From 0.01 (5 %) to 4 (95 %) at the end." in label for label in labels)
+    assert not any("Posterior variance" in label for label in labels), "it was not logged"
 
 
 def test_a_comparison_is_shown_where_there_is_one(finished: Path) -> None:
@@ -230,14 +262,14 @@ def test_no_run_folder_or_a_damaged_one_is_one_clear_line(
 def test_pictures_are_what_was_given_and_replace_those_of_before(tmp_path: Path) -> None:
     original, reconstruction = picture_arrays()
     grid = np.arange(16).reshape(4, 4)
-    write_pictures(tmp_path, [original], [reconstruction], [grid], ["old.png"], 64)
-    write_pictures(tmp_path, [original], [reconstruction], [grid], ["folder/new one.jpg"], 64)
+    write_pictures(tmp_path / "images", [original], [reconstruction], [grid], ["old.png"], 64)
+    write_pictures(tmp_path / "images", [original], [reconstruction], [grid], ["folder/new one.jpg"], 64)
     names = {path.name for path in (tmp_path / "images").iterdir()}
     parts = {f"00_new-one_{part}.png" for part in ("original", "reconstruction", "tokens", "error")}
     assert names == parts | {"reconstructions.png", "pictures.json"}
     assert (np.asarray(Image.open(tmp_path / "images" / "00_new-one_original.png")) == original).all()
     assert (np.asarray(Image.open(tmp_path / "images" / "00_new-one_reconstruction.png")) == reconstruction).all()
-    (picture,) = read_pictures(tmp_path)
+    (picture,) = read_pictures(tmp_path / "images")
     assert (picture.name, picture.grid, picture.distinct_tokens) == ("folder/new one.jpg", (4, 4), 16)
     error = np.mean((original.astype(float) - reconstruction) ** 2)
     assert picture.psnr == pytest.approx(10 * np.log10(255**2 / error))
@@ -256,7 +288,7 @@ def test_two_and_four_channels_stand_side_by_side(channels: int, size: tuple[int
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_and_report_of_other_than_three_channels(unfinished: Path, channels: int) -> None:
     original, reconstruction = picture_arrays(channels)
-    write_pictures(unfinished, [original], [reconstruction], [np.zeros((4, 4), np.int64)], ["a.png"], 64)
+    write_pictures(unfinished / "images", [original], [reconstruction], [np.zeros((4, 4), np.int64)], ["a.png"], 64)
     assert len(read(unfinished).all("img")) == 4
 
 
@@ -287,6 +319,12 @@ def test_the_error_map_is_black_where_there_is_no_error() -> None:
     assert (error[:4] > 600).all()
 
 
+def test_what_never_changes_is_a_level_line_with_plain_numbers() -> None:
+    chart = line_chart("usage", "%", [Line("a", [1, 2], [100.0, 100.0 - 1e-12])], "words")
+    assert ">100<" in chart
+    assert not re.search(r">\d+\.\d{4,}<", chart)
+
+
 def test_a_chart_of_any_length_stays_small_and_knows_gaps() -> None:
     x = list(range(1, 20_001))
     assert len(line_chart("title", "dB", [Line("a", x, [1 / v for v in x])], "words", by_ratio=True)) < 40_000
@@ -302,21 +340,71 @@ def test_a_large_codebook_makes_a_small_histogram() -> None:
     assert "dead (shaded)" in chart
 
 
-def test_report_run_shows_what_the_tokenizer_gives_for_held_out_images(unfinished: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def evaluated(unfinished: Path, tmp_path: Path) -> tuple[Path, Tokenizer, ImageIndex]:
+    """A run folder with the evaluation of an untrained tokenizer on six images, the last of the coarsest grain."""
     photos = tmp_path / "photos"
     photos.mkdir()
-    for i, array in enumerate(picture_arrays(size=40)):
-        Image.fromarray(array).save(photos / f"{i}.png")
+    random = np.random.default_rng(0)
+    for i in range(6):
+        side = 40 >> (i // 2)
+        grains = Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        grains.resize((40, 40)).save(photos / f"{i}.png")
     torch.manual_seed(0)
     autoencoder = AutoencoderConfig(base_width=8, multipliers=(1, 1, 1), blocks=1)
     config = TokenizerConfig(autoencoder=autoencoder, quantizer=VariationalConfig(codebook_size=16))
-    tokenizer = Tokenizer(config).eval()
-    index = find_images(str(photos))
-    path = report_run(unfinished, tokenizer, index, EvalConfig(resize=None, crop=None))
+    tokenizer, index = Tokenizer(config).eval(), find_images(str(photos))
+    evaluation = evaluate(tokenizer, index, EVALUATION, device="cpu")
+    (unfinished / "eval.json").write_text(json.dumps(evaluation.to_json()))
+    return unfinished, tokenizer, index
+
+
+EVALUATION = EvalConfig(resize=None, crop=None, metrics=("psnr", "ssim"))
+
+
+def test_report_run_shows_what_the_tokenizer_gives_for_held_out_images(
+    evaluated: tuple[Path, Tokenizer, ImageIndex],
+) -> None:
+    run_dir, tokenizer, index = evaluated
+    path = report_run(run_dir, tokenizer, index, EVALUATION)
     assert path.exists()
-    pictures = read_pictures(unfinished)
+    pictures = read_pictures(run_dir / "images")
     assert [(p.name, p.height, p.grid, p.codebook_size) for p in pictures] == [
-        (f"{i}.png", 40, (10, 10), 16) for i in (0, 1)
+        (f"{i}.png", 40, (10, 10), 16) for i in range(6)
     ]
-    original = Image.open(unfinished / "images" / f"{pictures[0].stem}_original.png")
-    assert (np.asarray(original) == picture_arrays(size=40)[0]).all()
+    original = Image.open(run_dir / "images" / f"{pictures[0].stem}_original.png")
+    assert (np.asarray(original) == np.asarray(Image.open(index[0].file))).all()
+
+
+def test_the_worst_and_the_best_are_shown_with_their_figures(evaluated: tuple[Path, Tokenizer, ImageIndex]) -> None:
+    run_dir, tokenizer, index = evaluated
+    page = Page(report_run(run_dir, tokenizer, index, EVALUATION).read_text(encoding="utf-8"))
+    figures = json.loads((run_dir / "eval.json").read_text())
+    section = page.text[page.text.index("Of all 6 held-out images those with the worst and the best PSNR") :]
+    worst, _, best = section[: section.index("How often each codeword")].partition("The best")
+    for words, ranked in ((worst, figures["worst"]), (best, figures["best"])):
+        captions = [f"PSNR {row['psnr']:.2f} dB · SSIM {row['ssim']:.4f}" for row in ranked[:EXTREMES]]
+        places = [words.index(caption) for caption in captions]
+        assert places == sorted(places)
+        assert f"PSNR {ranked[EXTREMES]['psnr']:.2f} dB · SSIM" not in words
+    alts = [attributes["alt"] for attributes in page.all("img")]
+    assert alts.count(f"original of {figures['worst'][0]['name']}") == 2, "among the examples and among the worst"
+    worst_file = next((run_dir / "images" / "worst").glob(f"*_{figures['worst'][0]['name'][0]}_original.png"))
+    assert (
+        np.asarray(Image.open(worst_file)) == np.asarray(Image.open(index.location + f"/{figures['worst'][0]['name']}"))
+    ).all()
+
+
+def test_the_plane_of_the_codebook_is_shown_where_the_evaluation_counted_it(
+    evaluated: tuple[Path, Tokenizer, ImageIndex],
+) -> None:
+    run_dir, tokenizer, index = evaluated
+    labels = [
+        svg["aria-label"] or ""
+        for svg in Page(report_run(run_dir, tokenizer, index, EVALUATION).read_text()).all("svg")
+    ]
+    assert any(label.startswith("Codewords in a plane that holds") for label in labels)
+    tree = json.loads((run_dir / "eval.json").read_text())
+    (run_dir / "eval.json").write_text(json.dumps({**tree, "histogram": [*tree["histogram"], 0]}))
+    labels = [svg["aria-label"] or "" for svg in read(run_dir).all("svg")]
+    assert not any("plane" in label for label in labels), "the counts are of another codebook"

@@ -68,8 +68,8 @@ def test_the_report_shows_slices_in_their_proportions_and_says_the_window(tmp_pa
     assert f"window {window.low:g} to {window.high:g}" in look.caption
     pixels = np.rint((entry.load(1) + 1) * 127.5).astype(np.uint8)
     grid = np.zeros((8, 5), dtype=np.int64)
-    write_pictures(tmp_path, [pixels], [pixels], [grid], [entry.name], 16, [look])
-    (picture,) = read_pictures(tmp_path)
+    write_pictures(tmp_path / "images", [pixels], [pixels], [grid], [entry.name], 16, [look])
+    (picture,) = read_pictures(tmp_path / "images")
     assert (picture.caption, picture.psnr) == (look.caption, 31.5), "over the window, not of the 8 bits that are shown"
     for part in ("original", "reconstruction", "tokens", "error"):
         assert Image.open(tmp_path / "images" / f"{picture.stem}_{part}.png").size == (20, 60)

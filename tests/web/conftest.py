@@ -7,26 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from visitors import Served, free_port
+from visitors import Served, serve_models
 
 from generators import write_generator
-from vaevq.demo.limits import Limits
 from vaevq.demo.models import load_models
 
 
 @pytest.fixture(scope="session")
 def served(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The page of a small tokenizer and a generator of its tokens."""
-    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vaevq[demo]'")
-    from vaevq.demo.page import build_page, serve
-
     run = tmp_path_factory.mktemp("generator")
     write_generator(finished, run)
-    models = load_models(str(finished), str(run), torch.device("cpu"))
-    limits = Limits(side=256, max_mb=4, per_minute=10_000, queue=100)
-    blocks = build_page(models, limits)
-    yield Served(serve(blocks, limits, "127.0.0.1", free_port()), models, blocks)
-    blocks.close(verbose=False)
+    yield from serve_models(load_models(str(finished), str(run), torch.device("cpu")))
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,14 @@
 import json
 import socket
 import urllib.request
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from vaevq.demo.limits import Limits
 from vaevq.demo.models import Models
 
 
@@ -71,3 +75,14 @@ def file(path: str) -> dict[str, Any]:
 def drop(address: str, name: str, content: bytes) -> Answer:
     """Drops a file on the page. HTTPError where it is not even taken."""
     return call(address, "photo", file(upload(address, name, content)))
+
+
+def serve_models(models: Models) -> Iterator[Served]:
+    """A page of these models until it is let go; skipped where gradio is missing."""
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'vaevq[demo]'")
+    from vaevq.demo.page import build_page, serve
+
+    limits = Limits(side=256, max_mb=4, per_minute=10_000, queue=100)
+    blocks = build_page(models, limits)
+    yield Served(serve(blocks, limits, "127.0.0.1", free_port()), models, blocks)
+    blocks.close(verbose=False)

@@ -25,7 +25,7 @@ def demo(
     queue: int = 64,
     device: str = "auto",
 ) -> None:
-    """Serve a page: drop a photo, see what comes back, click and paint tokens, sample images.
+    """Serve a page: drop a photo or a volume, see what comes back, click and paint tokens, sample images.
 
     For example:
 

@@ -69,7 +69,7 @@ def band_chart(title: str, unit: str, drawn: Sequence[Band], rows: Sequence[str]
     with figure(*_higher(5.4, 3.2, drawn)) as on:
         axes = on.subplots()
         for band in drawn:
-            look = _look(band.label, rows, PAGE)
+            look = row_look(band.label, rows, PAGE)
             axes.fill_between(band.images_seen, band.low, band.high, color=look["color"], alpha=0.18, lw=0)
             axes.plot(band.images_seen, band.mean, label=band.label, markersize=4, **look)
         axes.set_title(title)
@@ -104,7 +104,7 @@ def _draw_points(
 ) -> None:
     for found in drawn:
         axes.plot(
-            found.x, found.y, label=found.label, linestyle="none", markersize=6, **_look(found.label, rows, colours)
+            found.x, found.y, label=found.label, linestyle="none", markersize=6, **row_look(found.label, rows, colours)
         )
     axes.set_title(title)
     axes.set_xlabel(x)
@@ -140,7 +140,8 @@ def _plain_numbers(axes: Any, axis: str) -> None:
     axes.ticklabel_format(axis=axis, style="plain", useOffset=False)
 
 
-def _look(row: str, rows: Sequence[str], colours: Colours) -> dict[str, Any]:
+def row_look(row: str, rows: Sequence[str], colours: Colours) -> dict[str, Any]:
+    """The colour and the mark of a row, the same in all plots of a comparison; `rows` are all of its rows."""
     place = list(rows).index(row)
     # With more rows than colours the marks still differ.
     turn = place + place // len(colours.series)

@@ -6,6 +6,7 @@ from typing import Any
 
 from vaevq.comparison.charts import Points, band_chart, bands, point_chart, points
 from vaevq.comparison.diagnostics import COLUMNS, means, table_row
+from vaevq.comparison.interval_charts import difference_charts, figure_charts
 from vaevq.comparison.pictures import Pictures
 from vaevq.comparison.statistics import CONFIDENCE
 from vaevq.comparison.table import Comparison, Entry, Group
@@ -28,6 +29,8 @@ from vaevq.files import write_text
 from vaevq.report.labels import label, unit
 from vaevq.report.markup import bullets, embedded, escape, figures_grid, flat, folded, paragraph, table
 from vaevq.report.page import whole_page
+
+_SETTING, _PROTOCOL = ("setting", "value"), ("protocol", "value")
 
 
 def write_page(comparison: Comparison, pictures: Pictures | None, command: str, path: Path) -> None:
@@ -84,7 +87,12 @@ def _table(comparison: Comparison) -> str:
             marked = (best_marked(group, entry, name, "★ {}") for name in names)
             rows.append((entry.name, _rank(place, group, entry), seeds(entry), *marked))
             rows += [(name, "–", *rest) for name, *rest in continuous_rows(entry, names)]
-        parts.append(table(rows, ("", "rank", "seeds", *map(heading, names)), numbers=range(1, len(names) + 3)))
+        parts.append(table(rows, ("row", "rank", "seeds", *map(heading, names)), numbers=range(1, len(names) + 3)))
+    if charts := figure_charts(comparison):
+        said = (
+            f"Bars are the {CONFIDENCE:.0%} intervals of the means, small dots the seeds; a row of one seed has no bar."
+        )
+        parts += [paragraph(said, "muted"), figures_grid(charts)]
     return "\n".join(parts)
 
 
@@ -97,11 +105,13 @@ def _differences(comparison: Comparison) -> str:
     if not rows:
         return ""
     reference = comparison.plan.reference
-    return paragraph(
+    said = paragraph(
         f"Each row less {reference}, seed by seed, over the seeds that both have, with the interval of the mean. "
         f"“better” and “worse” than {reference} stand where the interval excludes 0. Rows of another rate are left "
         "out, and nothing is corrected for the number of comparisons."
-    ) + table(rows, header, numbers=range(1, len(header)))
+    )
+    charts = figures_grid(difference_charts(comparison))
+    return said + table(rows, ("row", *header[1:]), numbers=range(1, len(header))) + charts
 
 
 def _codebook(comparison: Comparison) -> str:
@@ -123,7 +133,7 @@ def _codebook(comparison: Comparison) -> str:
             "uniform tokenizer would show on so many tokens (T/K a codeword); of several codes a position each is "
             "a token."
         ),
-        table(rows, ("", "K", *map(heading, names)), numbers=range(1, len(names) + 2)),
+        table(rows, ("row", "K", *map(heading, names)), numbers=range(1, len(names) + 2)),
     ]
     if any(name in QUERIES for name in names):
         sampled = [
@@ -153,7 +163,7 @@ def _why(comparison: Comparison) -> str:
         "the variance of Gaussian means; changed tokens are against the checkpoint before the last. What is healthy "
         "is in docs/diagnostics.md; none of it ranks the rows."
     )
-    header = ("", *(column.heading for column in COLUMNS))
+    header = ("row", *(column.heading for column in COLUMNS))
     return paragraph(said) + table(rows, header, numbers=range(1, len(header)))
 
 
@@ -221,10 +231,11 @@ def _budget(comparison: Comparison) -> str:
                 f"{_given(plan.shared) or 'nothing'}. The reference is {plan.reference}."
             ),
             table(rows, ("row", "what it sets itself", "seeds")),
-            folded("Images and their preparation", table(flat(budget))),
+            folded("Images and their preparation", table(flat(budget), _SETTING)),
             *(
                 folded(
-                    f"Configuration of {row.name}", table(flat(row.config.model_dump(mode="json", exclude={"data"})))
+                    f"Configuration of {row.name}",
+                    table(flat(row.config.model_dump(mode="json", exclude={"data"})), _SETTING),
                 )
                 for row in plan.rows
             ),
@@ -246,7 +257,10 @@ def _protocol(comparison: Comparison) -> str:
         (f"seed {seed}", f"{cell.protocol.get('images', 0):,}", cell.protocol.get("data_digest", "–"))
         for seed, cell in sorted(by_seed.items())
     ]
-    parts = [table(flat(equal)), table(images, ("held out by", "images", "digest of their names"), numbers=(1,))]
+    parts = [
+        table(flat(equal), _PROTOCOL),
+        table(images, ("held out by", "images", "digest of their names"), numbers=(1,)),
+    ]
     if unequal:
         parts.append(paragraph(f"Not equal in all cells: {', '.join(unequal)}.", "note"))
     return "\n".join(parts)

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from vaevq.config.diffusion import DiffusionConfig
 from vaevq.data.images import to_uint8
 from vaevq.demo.serving import Page, whole
 from vaevq.demo.uploads import load_upload
@@ -37,7 +38,11 @@ def build(page: Page) -> None:
         guidance = gr.Slider(0, 10, 1, step=0.1, label="guidance, 1 is none", visible=guidable, elem_id="guidance")
         has_temperature = "temperature" in generator.network.sampling_options
         temperature = gr.Slider(0, 2, 1, step=0.05, label="temperature", visible=has_temperature, elem_id="temperature")
-        steps = gr.Slider(1, MOST_STEPS, 12, step=1, label="steps", visible=network.kind == "mask", elem_id="steps")
+        has_steps, most = "steps" in generator.network.sampling_options, MOST_STEPS
+        few, what = 12, "steps"
+        if isinstance(network, DiffusionConfig):  # of its samplers the one that takes any number of steps
+            few, most, what = min(20, network.noise_steps), min(most, network.noise_steps), "steps of DPM-Solver++"
+        steps = gr.Slider(1, most, few, step=1, label=what, visible=has_steps, elem_id="steps")
     with gr.Row():
         completes = generator.network.completes
         start = gr.File(label="a photo to complete, if you like", height=120, visible=completes, elem_id="start")
@@ -64,8 +69,10 @@ def build(page: Page) -> None:
         options: dict[str, Any] = {"temperature": temperature}
         if guidable:
             options["guidance"] = guidance
-        if network.kind == "mask":
-            options["steps"] = min(int(steps), MOST_STEPS)
+        if has_steps:
+            options["steps"] = min(int(steps), most)
+        if isinstance(network, DiffusionConfig):
+            options["sampler"] = "dpm++"
         beginning = None
         if start is not None:
             path, channels = Path(start), generator.tokenizer.config.autoencoder.image_channels

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from vaevq.demo import generate_tab, paint_tab, photo_tab, tokens_tab
+from vaevq.demo import generate_tab, paint_tab, photo_tab, tokens_tab, volume_tab
 from vaevq.demo.limits import Limits, Rate
 from vaevq.demo.models import Models
 from vaevq.demo.photo import Photo, tokenized
@@ -33,6 +33,8 @@ _CSS = """
 .gradio-container table.plain .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 #click-tokens img, #where img, #canvas img, #paint-tokens img { cursor: crosshair; }
 :is(#tokens, #click-tokens, #paint-tokens, #paint-patch, #patch, #sampled) img { image-rendering: pixelated; }
+:is(#volume-original, #volume-reconstruction, #volume-error) img { image-rendering: pixelated; object-fit: contain;
+  height: 20rem; }
 """
 
 
@@ -40,7 +42,11 @@ def _tabs(models: Models) -> dict[str, Callable[[Page], None]]:
     """The tabs from left to right."""
     tabs: dict[str, Callable[[Page], None]]
     tabs = {"Photo": photo_tab.build, "Tokens": tokens_tab.build, "Paint": paint_tab.build}
-    return tabs if models.generator is None else {**tabs, "Generate": generate_tab.build}
+    if models.generator is not None:
+        tabs["Generate"] = generate_tab.build
+    if models.volumes is not None:
+        tabs["Volume"] = volume_tab.build
+    return tabs
 
 
 def build_page(models: Models, limits: Limits) -> gr.Blocks:

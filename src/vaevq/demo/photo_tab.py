@@ -7,9 +7,9 @@ import gradio as gr
 from vaevq.demo.jpeg import equal_jpeg
 from vaevq.demo.photo import Photo, size_rows
 from vaevq.demo.serving import Page
+from vaevq.report.codebook_plots import histogram_chart
 from vaevq.report.markup import table
 from vaevq.report.pictures import ERROR_WHITE, error_map, shown, token_map
-from vaevq.report.plots import histogram_chart
 
 
 def build(page: Page) -> None:

@@ -40,13 +40,14 @@ class Page:
         """Calls the function with every new photo, in the order of the tabs; what it returns goes to the outputs."""
         self.arrivals.append((function, outputs))
 
-    def answer(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function as an event calls it: counted, without gradients, a UserError as one message."""
+    def answer(self, function: Callable[..., Any], *, counted: bool = True) -> Callable[..., Any]:
+        """The function as an event calls it: counted unless it is cheap, no gradients, a UserError as one message."""
 
         @functools.wraps(function)
         def answered(*arguments: Any) -> Any:
             try:
-                self.rate.count(_address())
+                if counted:
+                    self.rate.count(_address())
                 with torch.inference_mode():
                     return function(*arguments)
             except UserError as error:

@@ -11,6 +11,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from vaevq.diagnostics.deviations import Deviations
 from vaevq.diagnostics.figures import Shown
 from vaevq.metrics.fid import FeatureMoments
 from vaevq.quantization.dcr import Gaussian, nuclear_norm, symmetric_root
@@ -28,6 +29,10 @@ class LatentFigures:
 
     posterior_variance: Annotated[tuple[float, ...] | None, Shown("{:.3g}", "E[σ²] of each dimension")]
     posterior_variance_sum: Annotated[float | None, Shown("{:.4g}", "their sum, E‖z_c − μ‖² a position")]
+    sigma_mean: Annotated[float | None, Shown("{:.3g}", "mean of σ over positions and dimensions")]
+    sigma_q05: Annotated[float | None, Shown("{:.3g}", "σ that 5 % of them are below")]
+    sigma_median: Annotated[float | None, Shown("{:.3g}", "σ that half of them are below")]
+    sigma_q95: Annotated[float | None, Shown("{:.3g}", "σ that 95 % of them are below")]
     posterior_kl: Annotated[
         tuple[float, ...] | None, Shown("{:.3g}", "KL to N(0, I) of each dimension, nats a position")
     ]
@@ -57,12 +62,14 @@ class LatentMoments:
         means: moments of μ.
         decoded: moments of z_q.
         squared_error: the sum of ‖μ − z_q‖² over positions.
+        deviations: how σ is spread.
     """
 
     def __init__(self, code_dim: int, device: torch.device | str = "cpu") -> None:
         self.means = FeatureMoments(code_dim, device)
         self.decoded = FeatureMoments(code_dim, device)
         self.squared_error = 0.0
+        self.deviations = Deviations(device)
         self._variance = torch.zeros_like(self.means.mean)
         self._kl = torch.zeros_like(self.means.mean)
         self._variational = False
@@ -76,6 +83,7 @@ class LatentMoments:
         if posterior.logvar is not None:
             logvar = self._rows(posterior.logvar)
             self._variance += logvar.exp().sum(dim=0)
+            self.deviations.update(logvar)
             self._kl += kl_per_dimension(mean, logvar) * len(mean)
             self._variational = True
 
@@ -146,7 +154,7 @@ def effective_dimension(spectrum: Tensor) -> float:
 
 def latent_figures(moments: LatentMoments, codewords: Tensor | None) -> LatentFigures:
     """The figures of held-out latents and of the codewords, K×d, where there are any. Needs two positions."""
-    variance, kl = moments.variance, moments.kl
+    variance, kl, sigma = moments.variance, moments.kl, moments.deviations.figures()
     means, decoded = gaussian(moments.means), gaussian(moments.decoded)
     codebook = _of_codewords(codewords, moments.means.mean.device) if codewords is not None else None
     samples = gaussian(moments.means, variance) if variance is not None else None
@@ -160,6 +168,10 @@ def latent_figures(moments: LatentMoments, codewords: Tensor | None) -> LatentFi
     return LatentFigures(
         posterior_variance=_vector(variance),
         posterior_variance_sum=float(variance.sum()) if variance is not None else None,
+        sigma_mean=sigma.mean if sigma is not None else None,
+        sigma_q05=sigma.q05 if sigma is not None else None,
+        sigma_median=sigma.median if sigma is not None else None,
+        sigma_q95=sigma.q95 if sigma is not None else None,
         posterior_kl=_vector(kl),
         posterior_kl_sum=float(kl.sum()) if kl is not None else None,
         mean_eigenvalues=tuple(spectra["mean"].tolist()),

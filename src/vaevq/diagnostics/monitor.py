@@ -16,7 +16,8 @@ from vaevq.losses.objective import TokenizerObjective
 from vaevq.tokenizer import Tokenizer
 
 OF_LATENTS = (
-    *("posterior_variance_sum", "posterior_kl_sum", "mean_dimension", "codebook_dimension"),
+    *("posterior_variance_sum", "sigma_mean", "sigma_q05", "sigma_median", "sigma_q95", "posterior_kl_sum"),
+    *("mean_dimension", "codebook_dimension"),
     *("w2_codebook_means", "w2_codebook_prior"),
 )
 OF_DISTORTION = ("quantization_error_share", "reference_share")

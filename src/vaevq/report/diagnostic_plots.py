@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from vaevq.diagnostics.distortion import reverse_water_filling
-from vaevq.report.plots import PAGE, Line, engineering, figure, locator, set_log_scale, svg, thinned
+from vaevq.report.plots import PAGE, Line, add_title, engineering, figure, locator, set_log_scale, svg, thinned
 
 _DASHES = ((), (4, 2), (1, 1.5))
 
@@ -35,9 +36,10 @@ def by_dimension_chart(title: str, unit: str, vectors: Mapping[str, Sequence[flo
             axes.plot(range(1, len(shown) + 1), shown, label=label, **look)
         if not logarithmic:
             axes.set_ylim(0, 1.1 * max(positive, default=1.0))
+            axes.yaxis.set_major_formatter(engineering)
         if len(vectors) > 1:
             axes.legend(loc="best")
-        axes.set_title(title)
+        add_title(on, title)
         axes.set_ylabel(f"{unit}, log scale" if logarithmic else unit)
         axes.set_xlabel(order)
         axes.xaxis.set_major_locator(locator(6, whole=True))
@@ -61,12 +63,42 @@ def terms_chart(title: str, unit: str, lines: Sequence[Line]) -> str:
         on.legend(loc="outside right upper")
         axes.set_title(title)
         axes.set_ylabel(f"{unit}, log scale")
-        axes.set_xlabel("images seen")
-        axes.xaxis.set_major_formatter(engineering)
-        axes.xaxis.set_major_locator(locator(4))
-        axes.set_xlim(left=0)
+        _images_seen(axes)
         at = f" at {lines[0].images_seen[-1]:,} images seen" if lines[0].images_seen else ""
         return svg(on, f"{title}, {unit}{at}: {', '.join(ends)}.")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a quantity is spread at each point of training; all lines are over the same images seen."""
+
+    low: Line
+    median: Line
+    high: Line
+    mean: Line
+
+
+def spread_chart(title: str, unit: str, spread: Spread, description: str) -> str:
+    """A band from low to high with the median in it and the mean dashed, over images seen, on a log scale."""
+    drawn = {name: thinned(line) for name, line in vars(spread).items()}
+    low, median, high, mean = (drawn[name] for name in ("low", "median", "high", "mean"))
+    with figure(3.5, 2.3) as on:
+        axes = on.subplots()
+        values = np.concatenate([line.values for line in (low, high)])
+        positive = values[np.isfinite(values) & (values > 0)]
+        if positive.size:
+            set_log_scale(axes, float(positive.max() / positive.min()))
+        axes.fill_between(
+            median.images_seen, low.values, high.values, color=PAGE.first, alpha=0.2, lw=0, label=spread.high.label
+        )
+        marks = {"marker": "o", "markersize": 3.5} if len(median.values) < 12 else {}
+        axes.plot(median.images_seen, median.values, color=PAGE.first, label=median.label, **marks)
+        axes.plot(mean.images_seen, mean.values, color=PAGE.second, dashes=(4, 2), label=mean.label)
+        axes.legend(loc="best")
+        add_title(on, title)
+        axes.set_ylabel(f"{unit}, log scale")
+        _images_seen(axes)
+        return svg(on, f"{title}. {description}")
 
 
 def rate_distortion_chart(spectrum: Sequence[float], bits: float, share: float, token_bits: float | None) -> str:
@@ -91,7 +123,7 @@ def rate_distortion_chart(spectrum: Sequence[float], bits: float, share: float, 
                 [token_bits], [100 * share], "s", color=PAGE.series[2], markersize=5, label="at its tokens' entropy"
             )
         axes.legend(loc="best")
-        axes.set_title("Quantization error against rate")
+        add_title(on, "Quantization error against rate")
         axes.set_ylabel("% of variance, log scale")
         axes.set_xlabel("bits a position")
         axes.set_xlim(left=0)
@@ -101,6 +133,13 @@ def rate_distortion_chart(spectrum: Sequence[float], bits: float, share: float, 
             f"Quantization error against rate. {100 * share:.3g} % of the means' variance at {bits:.2f} bits a "
             f"position{entropy}; a Gaussian with their covariance could be described with {bound[-1]:.3g} %.",
         )
+
+
+def _images_seen(axes: Any) -> None:
+    axes.set_xlabel("images seen")
+    axes.xaxis.set_major_formatter(engineering)
+    axes.xaxis.set_major_locator(locator(4))
+    axes.set_xlim(left=0)
 
 
 def _look(place: int) -> dict[str, Any]:

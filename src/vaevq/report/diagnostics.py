@@ -1,7 +1,7 @@
 """The report's section of why a quantizer does well or badly: what was logged on the way, and diagnosis.json."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vaevq.diagnostics.claims import AlignmentFigures, OverfittingFigures, SmoothnessFigures, StabilityFigures
@@ -9,7 +9,7 @@ from vaevq.diagnostics.distortion import DistortionFigures
 from vaevq.diagnostics.figures import rows_from
 from vaevq.diagnostics.hubs import HubFigures
 from vaevq.diagnostics.latents import LatentFigures
-from vaevq.report.diagnostic_plots import by_dimension_chart, rate_distortion_chart, terms_chart
+from vaevq.report.diagnostic_plots import Spread, by_dimension_chart, rate_distortion_chart, spread_chart, terms_chart
 from vaevq.report.markup import escape, figures_grid, folded, paragraph, table
 from vaevq.report.plots import line_chart
 from vaevq.report.run_folder import RunFolder
@@ -39,7 +39,9 @@ _CURVES = (
         {"quantization_error_share": "this quantizer", "reference_share": "Gaussian bound"},
     ),
     _Curve("Distance of the codebook", "W₂²", {"w2_codebook_means": "to the means", "w2_codebook_prior": "to N(0, I)"}),
-    _Curve("Posterior variance", "Σ E[σ²]", {"posterior_variance_sum": "posterior variance"}),
+    _Curve(
+        "Posterior variance, all dimensions", "Σ E[σ²], latent units²", {"posterior_variance_sum": "posterior variance"}
+    ),
     _Curve("KL to the prior", "nats a position", {"posterior_kl_sum": "KL"}),
     _Curve("Changed tokens", "% since the point before", {"changed_tokens": "changed tokens"}),
     _Curve("Codeword drift", "of the codewords' RMS", {"codeword_drift": "codeword drift"}),
@@ -61,12 +63,25 @@ _INTRODUCTION = (
 def _logged(run: RunFolder) -> str:
     rows, charts = run.rows("diagnostics"), list[str]()
     known = {name for row in rows for name in row}
+    if "sigma_median" in known:
+        charts.append(_deviations(rows))
     for title, unit, lines in _CURVES:
         drawn = [logged_line(words, rows, name) for name, words in lines.items() if name in known]
         if drawn:
             said = " ".join(f"{line.label}: {in_words(line, unit)}" for line in drawn)
             charts.append(line_chart(title, unit, drawn, said))
     return f"<h3>While it trained</h3>\n{figures_grid(charts)}" if charts else ""
+
+
+def _deviations(rows: Sequence[dict[str, Any]]) -> str:
+    """σ over training."""
+    low, median, high, mean = (
+        logged_line(words, rows, f"sigma_{name}")
+        for name, words in (("q05", "5 %"), ("median", "median"), ("q95", "5 to 95 %"), ("mean", "mean"))
+    )
+    ends = f"From {low.values[-1]:.3g} (5 %) to {high.values[-1]:.3g} (95 %) at the end." if low.values else ""
+    said = f"Median: {in_words(median, '')} {ends}"
+    return spread_chart("Posterior deviation σ", "σ, latent units", Spread(low, median, high, mean), said)
 
 
 def _latents(run: RunFolder) -> str:

@@ -11,13 +11,19 @@ from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
 from vaevq.data.volumes.entries import SliceEntry
 from vaevq.metrics.image import psnr
+from vaevq.metrics.result import read_evaluation
 from vaevq.report.page import write_report
 from vaevq.report.pictures import Tokens, write_pictures
+from vaevq.report.projection import projection_of, write_projection
+from vaevq.report.run_folder import ENDS
 from vaevq.report.slices import Look
 from vaevq.tokenizer import Tokenizer
 
 EXAMPLES = 8
 """How many images a report shows, evenly spaced over the held-out ones: chosen by place, not by success."""
+
+EXTREMES = 4
+"""So many of the worst and of the best images are shown besides."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class Examples:
     reconstructions: list[Pixels]
     tokens: list[Tokens]
     looks: list[Look | None]
+
+    def write(self, folder: Path, codebook_size: int) -> None:
+        """Writes their pictures (`write_pictures`)."""
+        parts = (self.originals, self.reconstructions, self.tokens, self.names)
+        write_pictures(folder, *parts, codebook_size, self.looks)
 
 
 @torch.inference_mode()
@@ -62,7 +73,7 @@ def examples(tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig, cou
 
 
 def report_run(run_dir: Path, tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig) -> Path:
-    """Writes a run's pictures and then its report.
+    """Writes a run's pictures, those of its best and worst images, its codebook's projection, and then its report.
 
     Args:
         run_dir: the run folder.
@@ -72,7 +83,22 @@ def report_run(run_dir: Path, tokenizer: Tokenizer, held_out: ImageIndex, config
     Returns:
         The path of report.html.
     """
-    made = examples(tokenizer, held_out, config)
-    size = tokenizer.quantizer.codebook_size
-    write_pictures(run_dir, made.originals, made.reconstructions, made.tokens, made.names, size, made.looks)
+    size, images = tokenizer.quantizer.codebook_size, run_dir / "images"
+    examples(tokenizer, held_out, config).write(images, size)
+    for end, names in _extremes(run_dir).items():
+        places = [i for i, entry in enumerate(held_out) if entry.name in names]
+        if places:
+            chosen = held_out.subset(places)
+            examples(tokenizer, chosen, config, len(places)).write(images / end, size)
+    write_projection(run_dir, projection_of(tokenizer, held_out, config))
     return write_report(run_dir)
+
+
+def _extremes(run_dir: Path) -> dict[str, list[str]]:
+    """The names of the worst and best images of the run's evaluation; nothing before it has one."""
+    path = run_dir / "eval.json"
+    if not path.exists():
+        return {}
+    evaluation = read_evaluation(path)
+    listed = {"worst": evaluation.worst, "best": evaluation.best}
+    return {end: [row["name"] for row in listed[end][:EXTREMES]] for end in ENDS}

@@ -26,7 +26,10 @@ _LABELS = {
     "images_per_second": "training speed",
 }
 
-_UNITS = {"psnr": "dB", "perplexity": "codewords", "images_per_second": "images/s", "entropy_bits": "bits a token"}
+_UNITS = {
+    **{"psnr": "dB", "ssim": "SSIM, 1 is equal", "perplexity": "codewords", "size": "codewords"},
+    **{"entropy_bits": "bits a token", "images_per_second": "images/s", "learning_rate": "step size"},
+}
 
 
 def label(name: str) -> str:

@@ -7,13 +7,16 @@ from string import Template
 
 from vaevq.files import write_text
 from vaevq.report import sections
+from vaevq.report.codebook_section import codebook
 from vaevq.report.diagnostics import diagnostics
 from vaevq.report.markup import escape
+from vaevq.report.picture_sections import extremes, pictures
 from vaevq.report.run_folder import RunFolder
 
 _SECTIONS = (
-    ("pictures", "Pictures", sections.pictures),
-    ("codebook", "Codebook", sections.codebook),
+    ("pictures", "Pictures", pictures),
+    ("extremes", "Worst and best", extremes),
+    ("codebook", "Codebook", codebook),
     ("curves", "Curves", sections.curves),
     ("why", "Why: latents, codebook and gradients", diagnostics),
     ("figures", "Figures", sections.figures),

@@ -37,7 +37,7 @@ class Picture:
 
     Attributes:
         name: the image's, as its index calls it.
-        stem: of the files images/STEM_original.png, …_reconstruction.png, …_tokens.png and …_error.png.
+        stem: of the files STEM_original.png, …_reconstruction.png, …_tokens.png and …_error.png.
         height, width: of the image, in pixels.
         grid: height and width of its tokens.
         distinct_tokens: how many different ones the map shows.
@@ -60,7 +60,7 @@ class Picture:
 
 
 def write_pictures(
-    run_dir: Path,
+    folder: Path,
     originals: Sequence[Pixels],
     reconstructions: Sequence[Pixels],
     tokens: Sequence[Tokens],
@@ -68,10 +68,10 @@ def write_pictures(
     codebook_size: int,
     looks: Sequence[Look | None] | None = None,
 ) -> list[Picture]:
-    """Writes run_dir/images: four PNG files an image, the overview reconstructions.png, and pictures.json.
+    """Writes four PNG files an image, the overview reconstructions.png, and pictures.json.
 
     Args:
-        run_dir: the run folder; pictures of an earlier call in it are removed.
+        folder: `images` of a run folder, or one below it; pictures of an earlier call in it are removed.
         originals, reconstructions: uint8 H×W×C, C from 1 to 4 (see this module's rule).
         tokens: int64 h×w or h×w×q of each image; of q codes the first is drawn, in `token_colours` at the image's size.
         names: of the images; files are called after them.
@@ -80,7 +80,6 @@ def write_pictures(
     """
     looks = looks or [None] * len(originals)
     assert len(originals) == len(reconstructions) == len(tokens) == len(names) == len(looks)
-    folder = run_dir / "images"
     make_folder(folder)
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()
@@ -119,14 +118,14 @@ def _save(image: Image.Image, path: Path) -> None:
         image.save(aside, format="PNG", optimize=True)
 
 
-def read_pictures(run_dir: Path) -> list[Picture]:
-    """What `write_pictures` wrote, less the images of which a file is gone; empty where there is none."""
-    file = run_dir / "images" / "pictures.json"
+def read_pictures(folder: Path) -> list[Picture]:
+    """What `write_pictures` wrote there, less the images of which a file is gone; empty where there is none."""
+    file = folder / "pictures.json"
     if not file.exists():
         return []
     rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     pictures = [Picture(**{**row, "grid": (row["grid"][0], row["grid"][1])}) for row in rows]
-    return [p for p in pictures if all((file.parent / f"{p.stem}_{part}.png").exists() for part in PARTS)]
+    return [p for p in pictures if all((folder / f"{p.stem}_{part}.png").exists() for part in PARTS)]
 
 
 def shown(array: Pixels, look: Look | None = None) -> Image.Image:

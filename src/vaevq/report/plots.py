@@ -1,6 +1,6 @@
 """The report's plots: small SVGs to stand inside a page, whose colours are the page's own, by day and by night.
 
-`figure`, `svg` and `png` are what every plot is made with; the charts of one run follow.
+`figure`, `svg` and `png` are what every plot is made with, and lines over images seen the most common of them.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
             axes.plot(line.images_seen, line.values, label=line.label, **look)
         if len(lines) > 1:
             axes.legend(loc="best")
-        axes.set_title(title)
+        add_title(drawn_on, title)
         axes.set_ylabel(", ".join(part for part in (unit, "log scale" if logarithmic else "") if part))
         axes.set_xlabel("images seen")
         axes.xaxis.set_major_formatter(engineering)
@@ -102,42 +102,13 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
         axes.set_xlim(left=0)
         if not logarithmic:
             axes.yaxis.set_major_locator(locator(5))
-            axes.ticklabel_format(axis="y", style="plain", useOffset=False)
+            axes.yaxis.set_major_formatter(engineering)
+            if finite.size:  # what is the same all the time is a level line, not an axis of rounding errors
+                low, high = float(finite.min()), float(finite.max())
+                least = 0.02 * max(abs(low), abs(high)) or 1.0
+                if high - low < least:
+                    axes.set_ylim((low + high - least) / 2, (low + high + least) / 2)
         return svg(drawn_on, f"{title}. {description}")
-
-
-def histogram_chart(counts: Sequence[int], description: str) -> str:
-    """How often each codeword occurs, sorted, on a log scale, beside what a uniform use would give."""
-    ordered = np.sort(np.asarray(counts, dtype=np.int64))[::-1]
-    used, size, mean = int((ordered > 0).sum()), len(ordered), float(ordered.mean())
-    # The corners of the staircase are enough: a codebook of 262,144 has few different counts.
-    last = np.flatnonzero(np.diff(ordered[:used], append=-1))
-    right, height = last + 1, ordered[last]
-    with figure(5.2, 2.7) as drawn_on:
-        axes = drawn_on.subplots()
-        set_log_scale(axes, float(ordered[0]))
-        bottom = 0.7 * min(1.0, mean)
-        axes.fill_between(
-            np.append(0, right), np.append(height[:1], height), bottom, step="pre", color=PAGE.first, alpha=0.75, lw=0
-        )
-        if used < size:
-            axes.axvspan(used, size, color=PAGE.faded, alpha=0.25, lw=0)
-        axes.axhline(mean, color=PAGE.second, lw=1.5, dashes=(4, 2))
-        axes.annotate(
-            f"uniform: T/K = {mean:,.1f}",
-            (size, mean),
-            xytext=(-2, 4),
-            textcoords="offset points",
-            ha="right",
-            color=PAGE.ink,
-        )
-        axes.set_xlim(0, size)
-        axes.set_ylim(bottom, 1.6 * max(float(ordered[0]), mean))
-        axes.set_title("How often each codeword occurs")
-        axes.set_xlabel(f"codewords by falling count: {used:,} used, {size - used:,} dead (shaded)")
-        axes.set_ylabel("occurrences, log scale")
-        axes.xaxis.set_major_formatter(engineering)
-        return svg(drawn_on, description)
 
 
 @contextmanager
@@ -183,6 +154,11 @@ def _style(colours: Colours) -> dict[Any, Any]:
     }
 
 
+def add_title(drawn: Any, title: str) -> None:
+    """A title from the left edge of a small figure on: above its axes alone a long one would be cut."""
+    drawn.suptitle(title, x=0.02, ha="left", color=PAGE.ink, fontsize=12)
+
+
 def png(drawn: Any, path: Path) -> None:
     """Writes a figure that was drawn in `PRINT` as a picture file."""
     with written_aside(path) as aside:
@@ -201,12 +177,20 @@ def svg(drawn: Any, description: str) -> str:
     # A style element in a page holds for all of the page.
     text = re.sub(r"<(style|metadata)\b.*?</\1>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", text)
+    text = re.sub(r'\bd="([^"]*)"', lambda path: f'd="{_shortened(path[1])}"', text)
     # One page holds several charts: their ids must differ.
     prefix = "c" + hashlib.blake2b(description.encode(), digest_size=4).hexdigest()
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return f'<svg {view[0]} role="img" aria-label="{html.escape(description)}" stroke-linejoin="round">{text}'
+
+
+def _shortened(path: str) -> str:
+    """A path in hundredths of a point; a dot, which is a line to where it starts, in few letters and tenths."""
+    short = " ".join(re.sub(r"(\.\d\d)\d+", r"\1", path).split())
+    dot = r"M (\S+\.\d)\d? (\S+\.\d)\d? L \1\d? \2\d?(?: (?=M)|$)"
+    return re.sub(dot, r"M\1 \2h0", short)
 
 
 def set_log_scale(axes: Any, span: float) -> None:

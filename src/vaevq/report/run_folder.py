@@ -9,7 +9,11 @@ from typing import Any, Self
 from vaevq.errors import UserError
 from vaevq.metrics.result import Evaluation
 from vaevq.report.pictures import Picture, read_pictures
+from vaevq.report.projection import Projection, read_projection
 from vaevq.training.tracking import read_metrics
+
+ENDS = ("worst", "best")
+"""The folders below images/ of the images at either end of the ranking."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class RunFolder:
         evaluation: eval.json; None where the run has not got that far.
         diagnosis: diagnosis.json; empty where there is none.
         pictures: of its images folder.
+        extremes: the pictures of the `worst` and the `best` held-out images, in its images folder.
+        projection: projection.safetensors; None where there is none.
         comparison: comparison.json, a list of `{"name": …, "figures": {…}}`.
     """
 
@@ -34,6 +40,8 @@ class RunFolder:
     evaluation: Evaluation | None
     diagnosis: Mapping[str, Any]
     pictures: list[Picture]
+    extremes: Mapping[str, list[Picture]]
+    projection: Projection | None
     comparison: list[Mapping[str, Any]]
 
     @classmethod
@@ -56,7 +64,9 @@ class RunFolder:
             metrics=read_metrics(path / "metrics.jsonl"),
             evaluation=Evaluation.from_json(evaluation, str(path / "eval.json")) if evaluation else None,
             diagnosis=diagnosis,
-            pictures=read_pictures(path),
+            pictures=read_pictures(path / "images"),
+            extremes={end: read_pictures(path / "images" / end) for end in ENDS},
+            projection=read_projection(path),
             comparison=_json(path / "comparison.json", []),
         )
 
@@ -77,8 +87,14 @@ class RunFolder:
         found = [row["codebook/size"] for row in self.metrics if row.get("codebook/size")]
         return int(found[-1]) if found else self.setting("model.quantizer.codebook_size")
 
+    @property
+    def codes_per_position(self) -> int:
+        """q."""
+        codes: int = self.setting("model.quantizer.codes_per_position", 1)
+        return codes
+
     def rows(self, split: str) -> list[dict[str, Any]]:
-        """The metrics of one split: `train` or `held_out`."""
+        """The metrics of one split: `train`, `held_out` or `diagnostics`."""
         return [row for row in self.metrics if row.get("split") == split]
 
     @property

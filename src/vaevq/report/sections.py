@@ -3,12 +3,10 @@
 import shlex
 from collections.abc import Mapping
 
-from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.result import Evaluation, FigureRow
+from vaevq.report.codebook_section import codebook_statistics
 from vaevq.report.labels import label
-from vaevq.report.markup import bullets, escape, figures_grid, flat, folded, image, paragraph, table
-from vaevq.report.pictures import ERROR_WHITE, PARTS
-from vaevq.report.plots import histogram_chart
+from vaevq.report.markup import bullets, escape, figures_grid, flat, folded, paragraph, table
 from vaevq.report.run_folder import RunFolder
 from vaevq.report.training_curves import held_out_charts, loss_charts, other_charts
 
@@ -19,11 +17,8 @@ _KINDS = {
     **{"residual": "Residual quantization", "movq": "Multichannel quantization (MoVQ)"},
 }
 _NAMES_SHOWN = 200
+_SETTING = ("setting", "value")
 _HEADLINE = ("psnr", "ssim", "psnr_3d", "lpips_", "rfid", "fd_", "usage", "perplexity")
-_OF_CODEBOOK = (
-    *("tokens_per_codeword", "usage", "usage_ceiling", "usage_of_ceiling"),
-    *("dead_codewords", "perplexity", "perplexity_share", "entropy_bits"),
-)
 _SPREADS = ("_deviation", "_standard_error")
 
 
@@ -35,7 +30,7 @@ def title(run: RunFolder) -> str:
 
 def head(run: RunFolder) -> str:
     """Title, what was trained, and the headline figures."""
-    size, codes = run.codebook_size, _codes(run)
+    size, codes = run.codebook_size, run.codes_per_position
     dims = run.setting("model.quantizer.code_dim")
     becomes = (
         f"one token of a codebook with {size:,} codewords of {dims} dimensions"
@@ -97,93 +92,6 @@ def _tile(row: FigureRow, evaluation: Evaluation, size: int) -> str:
     )
 
 
-def pictures(run: RunFolder) -> str:
-    """Originals beside reconstructions, with token and error maps."""
-    if not run.pictures:
-        return paragraph("No pictures are in this run folder.", "muted")
-    channels = run.setting("model.autoencoder.image_channels")
-    labels = ("original", "reconstruction", "token map", "error")
-    of_volumes = any(picture.caption for picture in run.pictures)
-    side_by_side = channels in (2, 4) or (of_volumes and channels == 3)
-    parts = [
-        paragraph(
-            "Held-out images: what goes in, what comes back from the tokens alone, the tokens, and where it differs. "
-            "A token's colour only tells it from others; it is the same in all token maps."
-            + (f" They show the first of the {_codes(run)} tokens of each position." if _codes(run) > 1 else "")
-            + (" The channels stand side by side, each as grey." if side_by_side else "")
-            + (" Letters name the patient's sides; a pixel is as high as it is wide." if of_volumes else "")
-        ),
-        f'<p class="muted">Error, mean over channels: 0<span class="scale"></span>{ERROR_WHITE} or more of 255.</p>',
-    ]
-    for picture in run.pictures:
-        cells = []
-        for part, what in zip(PARTS, labels, strict=True):
-            path = run.path / "images" / f"{picture.stem}_{part}.png"
-            alt = f"{what} of {picture.name}"
-            cells.append(f"<div>{image(path, alt, smooth=part != 'tokens')}<span>{what}</span></div>")
-        psnr = "equal" if picture.psnr is None else f"{picture.psnr:.2f} dB"
-        codes = picture.codes_per_position
-        several = f"×{codes} tokens, of the first " if codes > 1 else " tokens, "
-        caption = (
-            f"{picture.name} · {picture.width}×{picture.height} pixels · {picture.grid[1]}×{picture.grid[0]}{several}"
-            f"{picture.distinct_tokens:,} different · PSNR {psnr}{' · ' if picture.caption else ''}{picture.caption}"
-        )
-        parts.append(
-            f'<figure class="picture"><div>{"".join(cells)}</div><figcaption>{escape(caption)}</figcaption></figure>'
-        )
-    return "\n".join(parts)
-
-
-def codebook(run: RunFolder) -> str:
-    """The histogram of held-out tokens and what it says, never without T/K and the ceiling."""
-    statistics = _statistics(run)
-    if run.evaluation is None or statistics is None:
-        return paragraph("The codebook's use is measured when the run is finished.", "muted")
-    values = {row.name: row.value for row in run.evaluation.rows()}
-    books, codewords = statistics.codebooks, statistics.codebook_size * statistics.codebooks
-    rows = [("codewords (K)", f"{books} × {statistics.codebook_size:,}" if books > 1 else f"{codewords:,}")]
-    rows += [("tokens a position", f"{_codes(run)}")] if _codes(run) > 1 else []
-    rows += [(label("tokens"), f"{statistics.tokens:,}")]
-    rows += [(label(name), values[name]) for name in _OF_CODEBOOK if name in values]
-    used = codewords - statistics.dead_codewords
-    description = (
-        f"Counts of {codewords:,} codewords in {statistics.tokens:,} held-out tokens, sorted, on a log "
-        f"scale: {used:,} occur, {statistics.dead_codewords:,} never do. A uniform use would give each "
-        f"{statistics.tokens_per_codeword:.1f}."
-    )
-    parts = [
-        paragraph("Which codewords the held-out images use, encoded deterministically (no noise)."),
-        f'<div class="codebook"><figure>{histogram_chart(run.evaluation.histogram, description)}</figure>'
-        f"{table(rows, numbers=(1,))}</div>",
-        paragraph(
-            "The ceiling is what a perfectly uniform tokenizer would show on so many tokens; perplexity is how many "
-            "equally frequent codewords would carry as much."
-            + (f" Usage is over all {books} codebooks, perplexity of the mean one." if books > 1 else ""),
-            "muted",
-        ),
-    ]
-    if statistics.tokens_per_codeword < MINIMUM_TOKENS_PER_CODEWORD:
-        parts.append(
-            paragraph(
-                f"T/K is {statistics.tokens_per_codeword:.1f}: below {MINIMUM_TOKENS_PER_CODEWORD} tokens a codeword, "
-                "usage and perplexity say more of the number of images than of the codebook.",
-                "note",
-            )
-        )
-    return "\n".join(parts)
-
-
-def _statistics(run: RunFolder) -> CodebookStatistics | None:
-    if run.evaluation is None or not sum(run.evaluation.histogram):
-        return None
-    return TokenHistogram.of_counts(run.evaluation.histogram, run.evaluation.codebooks).statistics()
-
-
-def _codes(run: RunFolder) -> int:
-    codes: int = run.setting("model.quantizer.codes_per_position", 1)
-    return codes
-
-
 def curves(run: RunFolder) -> str:
     """Held-out figures and loss terms on the way."""
     if not run.metrics:
@@ -236,7 +144,9 @@ def figures(run: RunFolder) -> str:
         parts.append(paragraph("Of the soft latent, which has no tokens: continuous, not to be ranked with them."))
         parts.append(table(soft, ("figure", "value", "what it is"), numbers=(1,), kind="stacked"))
     parts += [paragraph(note, "note") for note in run.evaluation.notes]
-    parts.append(folded("Protocol: how these were measured", table(flat(run.evaluation.protocol))))
+    parts.append(
+        folded("Protocol: how these were measured", table(flat(run.evaluation.protocol), ("of the protocol", "value")))
+    )
     for heading, images in (("Best", run.evaluation.best), ("Worst", run.evaluation.worst)):
         if images:
             names = [name for name in images[0] if name != "name"]
@@ -256,7 +166,7 @@ def comparison(run: RunFolder) -> str:
     ]
     names = list(dict.fromkeys(name for _, values in entries for name in values))
     rows = [(entry, *(values.get(name, "–") for name in names)) for entry, values in entries]
-    return table(rows, ("", *(label(name) for name in names)), numbers=range(1, len(names) + 1)) if rows else ""
+    return table(rows, ("run", *(label(name) for name in names)), numbers=range(1, len(names) + 1)) if rows else ""
 
 
 def data(run: RunFolder) -> str:
@@ -265,7 +175,7 @@ def data(run: RunFolder) -> str:
         return ""
     sides = {"train": "training", "held_out": "held-out"}
     rows = [(f"{words} images", f"{len(run.split.get(side, [])):,}") for side, words in sides.items()]
-    parts = [table([("source and split", run.split.get("description", "–")), *rows])]
+    parts = [table([("source and split", run.split.get("description", "–")), *rows], ("data", "value"))]
     for side, words in sides.items():
         names = run.split.get(side, [])
         more = f" (the first {_NAMES_SHOWN}; all are in split.json)" if len(names) > _NAMES_SHOWN else ""
@@ -277,8 +187,8 @@ def configuration(run: RunFolder) -> str:
     """All of config.json, section by section."""
     sections = {name: value for name, value in run.config.items() if isinstance(value, Mapping)}
     single = [(name, value) for name, value in flat({k: v for k, v in run.config.items() if k not in sections})]
-    parts = [table(single)] if single else []
-    return "\n".join([*parts, *(folded(name, table(flat(section))) for name, section in sections.items())])
+    parts = [table(single, _SETTING)] if single else []
+    return "\n".join([*parts, *(folded(name, table(flat(section), _SETTING)) for name, section in sections.items())])
 
 
 def reproduce(run: RunFolder) -> str:
@@ -294,7 +204,9 @@ def reproduce(run: RunFolder) -> str:
             "however many processes train. To the last digit only on the same machine and versions:"
         )
     )
-    return "\n".join([*parts, table(flat({k: v for k, v in environment.items() if k != "command"}))])
+    return "\n".join(
+        [*parts, table(flat({k: v for k, v in environment.items() if k != "command"}), ("environment", "value"))]
+    )
 
 
 def next_steps(run: RunFolder) -> str:
@@ -324,7 +236,7 @@ def _advice(run: RunFolder) -> list[str]:
             f"Held-out PSNR still rose by {gain:.2f} dB over the last fifth of the run: "
             f"train longer, for example train.images={2 * images}."
         )
-    statistics = _statistics(run)
+    statistics = codebook_statistics(run)
     if statistics is not None and statistics.usage_of_ceiling < 0.5:
         advice.append(
             f"Only {statistics.usage:.1%} of the codewords are used: a smaller codebook "

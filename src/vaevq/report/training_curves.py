@@ -33,9 +33,38 @@ def loss_charts(run: RunFolder) -> list[str]:
             continue
         weight = run.setting(f"loss.{term}_weight", run.setting(f"model.quantizer.{term}_weight"))
         title = f"{term} (weight {weight:g})" if isinstance(weight, int | float) else term
-        lines = [logged_line(term, rows, name)]
-        charts.append(line_chart(title, "loss", lines, in_words(lines[0], ""), by_ratio=True))
+        lines, unit = [logged_line(term, rows, name)], loss_unit(run, term)
+        charts.append(line_chart(title, unit, lines, f"{in_words(lines[0], '')} In {unit}.", by_ratio=True))
     return charts
+
+
+def loss_unit(run: RunFolder, term: str) -> str:
+    """What a loss term is in; pixels are from −1 to 1, latents in units of their own."""
+    quantizer, kind = "model.quantizer", run.setting("model.quantizer.kind")
+    match term:
+        case "total":
+            return "weighted sum"
+        case "pixel":
+            error = "|x̂ − x|" if run.setting("loss.pixel") == "l1" else "(x̂ − x)²"
+            return f"{error}, {_OVER.get(run.setting('loss.pixel_reduction'), 'mean')}"
+        case "rcs":
+            return f"½ (Δ/σ)², {_OVER.get(run.setting(f'{quantizer}.rcs_reduction'), 'mean')}"
+        case "kl" if kind == "gaussian":
+            return "bits a position, steered"
+        case "kl":
+            return {"image": "nats an image", "element": "nats a dimension"}.get(
+                run.setting(f"{quantizer}.kl_reduction"), "nats a position"
+            )
+        case _:
+            return _UNITS.get(term, "loss")
+
+
+_OVER = {"element": "mean", "position": "a position", "image": "an image"}
+_UNITS = {
+    **{"perceptual": "LPIPS distance", "adversarial": "of logits", "discriminator": "hinge of logits"},
+    **{"lecam": "squared logits", "dcr": "W₂², latent units²", "wasserstein": "W₂², latent units²"},
+    **{"codebook": "latent units²", "commitment": "latent units²", "index": "latent units²", "entropy": "nats"},
+}
 
 
 def other_charts(run: RunFolder) -> list[str]:
