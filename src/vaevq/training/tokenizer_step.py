@@ -115,6 +115,7 @@ class TokenizerTrainer:
                     output,
                     self.discriminator if adversarial else None,
                     self.tokenizer.decoder.last_layer,
+                    len(batches),
                 )
                 if not loss.total.requires_grad:
                     raise UserError(
