@@ -275,7 +275,7 @@ def schedule(images_seen: int, train: TrainConfig) -> float:
 
 
 def _adam(module: nn.Module, rate: float, train: TrainConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=rate, betas=train.betas)
+    return torch.optim.Adam(module.parameters(), lr=rate, betas=train.betas, fused=train.fused_optimizer or None)
 
 
 def _exchange(optimizer: torch.optim.Optimizer, old: Tensor, new: Tensor, resizing: Resizing) -> None:
