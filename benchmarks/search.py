@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Row, Settings, medians, peak_mib
-from vaevq.quantization.codebook import nearest
+from vaevq.quantization.search import nearest
 
 DIM = 64
 WORK = "nearest codeword, {:,} latents × {:,} × {}"

@@ -18,9 +18,9 @@ from vaevq.diagnostics.latents import (
     latent_figures,
     wasserstein,
 )
-from vaevq.quantization.codebook import CODEWORD_TILE, LATENT_TILE, nearest
 from vaevq.quantization.dcr import Gaussian, distribution_consistency
 from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE, nearest
 from vaevq.seeding import generator
 
 

@@ -28,7 +28,7 @@ from vaevq.quantization import (
     WassersteinQuantizer,
 )
 from vaevq.quantization import SimVQ as OurSimVQ
-from vaevq.quantization.codebook import CODEWORD_TILE, GROUP, nearest
+from vaevq.quantization.search import CODEWORD_TILE, GROUP, nearest
 from vaevq.seeding import generator
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vaevq.quantization.cells import Cells
-from vaevq.quantization.codebook import nearest
 from vaevq.quantization.resizing import growth
+from vaevq.quantization.search import nearest
 
 
 def grid(rows: torch.Tensor) -> torch.Tensor:

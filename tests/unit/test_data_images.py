@@ -302,6 +302,23 @@ def test_an_image_of_the_right_size_is_not_touched() -> None:
     assert resize_shorter(array, 8) is array
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(("size", "shorter"), [((31, 20), 12), ((20, 31), 33), ((16, 9), 9)])
+def test_an_image_resized_as_it_is_loaded_is_the_one_resized_afterwards(
+    channels: int, size: tuple[int, int], shorter: int
+) -> None:
+    random = np.random.default_rng(0)
+    encodings = {
+        "PNG": Image.fromarray(random.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)),
+        "JPEG": Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)),
+    }
+    for kind, image in encodings.items():
+        afterwards = resize_shorter(load_image(encoded(image, kind), channels), shorter)
+        loaded = load_image(encoded(image, kind), channels, shorter=shorter)
+        np.testing.assert_array_equal(loaded, afterwards)
+        assert min(loaded.shape[:2]) == shorter
+
+
 def test_a_centre_crop_takes_the_middle() -> None:
     array = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8, 1)
     np.testing.assert_array_equal(centre_crop(array, 4), array[1:5, 2:6])

@@ -111,8 +111,8 @@ class _InMemory:
     def __init__(self, name: str, array: np.ndarray) -> None:
         self.name, self._array = name, array
 
-    def load(self, channels: int) -> np.ndarray:
-        assert channels == 3
+    def load(self, channels: int, shorter: int | None = None) -> np.ndarray:
+        assert (channels, shorter) == (3, None)
         return self._array
 
 
@@ -138,9 +138,9 @@ def test_the_cache_decodes_each_image_once_and_stays_within_its_size(
     decoded: list[str] = []
     load = ImageEntry.load
 
-    def counting(entry: ImageEntry, channels: int) -> np.ndarray:
+    def counting(entry: ImageEntry, channels: int, shorter: int | None) -> np.ndarray:
         decoded.append(entry.name)
-        return load(entry, channels)
+        return load(entry, channels, shorter)
 
     monkeypatch.setattr(ImageEntry, "load", counting)
     stream(photos, DataConfig(image_size=8, cache_mib=1), stop=42)
@@ -272,7 +272,7 @@ def test_the_log_counts_distinct_images_and_stops_at_the_share() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only a forked worker sees what the test has replaced")
 def test_a_worker_that_is_killed_ends_in_one_line(photos: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageEntry, "load", lambda entry, channels: os._exit(9))
+    monkeypatch.setattr(ImageEntry, "load", lambda *_: os._exit(9))
     monkeypatch.setattr(loader, "DataLoader", partial(loader.DataLoader, multiprocessing_context="fork"))
     with pytest.raises(UserError, match=r"^a data worker was killed.*lower data\.workers \(now 1\)"):
         stream(photos, DataConfig(image_size=8, workers=1))

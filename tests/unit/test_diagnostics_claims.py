@@ -11,7 +11,7 @@ from vaevq.data.images import to_uint8
 from vaevq.diagnostics.claims import RANDOM_STEP, alignment, overfitting, smoothness, stability
 from vaevq.errors import UserError
 from vaevq.metrics.image import PSNR_CAP, psnr
-from vaevq.quantization.codebook import nearest
+from vaevq.quantization.search import nearest
 
 AXIS = torch.linspace(-0.5, 0.5, 9)
 LATTICE = torch.cartesian_prod(AXIS, AXIS, AXIS)

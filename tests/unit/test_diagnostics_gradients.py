@@ -12,8 +12,8 @@ from vaevq.data.loader import ImageBatch
 from vaevq.diagnostics.gradients import TermGradient, centre_cut, term_gradients
 from vaevq.losses.objective import TokenizerObjective
 from vaevq.nn.discriminator import PatchDiscriminator
-from vaevq.quantization.codebook import nearest
 from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.search import nearest
 from vaevq.seeding import indexed_noise
 from vaevq.tokenizer import Tokenizer
 

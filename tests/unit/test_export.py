@@ -31,8 +31,8 @@ from vaevq.export.graphs import with_plain_codebooks
 from vaevq.export.misfit import misfit, ties
 from vaevq.export.onnx_files import OnnxRunner
 from vaevq.export.parity import Parity, compare
-from vaevq.quantization.codebook import in_one_piece
 from vaevq.quantization.posterior import Posterior
+from vaevq.quantization.search import in_one_piece
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_without_torch.py"
 KINDS = pytest.mark.parametrize("quantizer", QUANTIZERS, ids=NAMES)

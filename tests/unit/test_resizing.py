@@ -11,9 +11,10 @@ from torch import Tensor
 from vaevq.config import QUANTIZERS, VariationalConfig
 from vaevq.quantization import build_quantizer
 from vaevq.quantization.averaged import AveragedCodebook
-from vaevq.quantization.codebook import Codebook, lookup, nearest
+from vaevq.quantization.codebook import Codebook, lookup
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.resizing import Halves, Resizing, growth, nearest_other, perturbed_halves, room_for, shrinkage
+from vaevq.quantization.search import nearest
 
 SIZES = st.integers(2, 24)
 

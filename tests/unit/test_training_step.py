@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trained, trainer
-from vaevq.config import TrainConfig
+from vaevq.config import RunConfig, TrainConfig
 from vaevq.errors import UserError
 from vaevq.training.ema import WeightAverage
 from vaevq.training.tokenizer_step import schedule
@@ -62,6 +62,24 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_no_weight(phot
         ends[again] = tensors(made.state_dict())
     assert calls == {False: 6, True: 12}
     assert largest_difference(ends[True], ends[False]) < 1e-12
+
+
+def test_fused_optimizers_make_the_same_steps_but_for_rounding_and_go_on_from_a_state(photos: Path) -> None:
+    def run(fused: bool) -> RunConfig:
+        loss = {**ADVERSARIAL, "adversarial_start": 0}
+        return small_run(photos, loss=loss, train={"fused_optimizer": fused, "precision": "float64"})
+
+    plain, _ = trained(run(False), 3)
+    made = trainer(run(True))
+    for number, batches in enumerate(step_batches(made.config, 3)):
+        if number == 2:
+            resumed = trainer(run(True))
+            resumed.load_state_dict(made.state_dict())
+            made = resumed
+        made.step(batches)
+    for optimizer in (made.optimizer, made.discriminator_optimizer):
+        assert all(group["fused"] for group in optimizer.param_groups)
+    assert largest_difference(tensors(made.state_dict()), tensors(plain.state_dict())) < 1e-10
 
 
 @pytest.mark.parametrize("clip_norm", [0.01, None])

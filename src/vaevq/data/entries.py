@@ -49,15 +49,19 @@ class ImageEntry:
             raise OSError(f"{self.file} has become shorter since it was indexed")
         return data
 
-    def load(self, channels: int) -> Picture:
+    def load(self, channels: int, shorter: int | None = None) -> Picture:
         """The decoded image, uint8 H×W×channels, or a slice in floating point.
+
+        Args:
+            channels: see `load_image`.
+            shorter: the shorter side is brought to so many pixels (`resize_shorter`); None leaves it.
 
         Raises:
             UnreadableImage: it cannot be decoded; `name: reason`.
         """
         try:
             with self.open() as file:
-                return load_image(file, channels, self.name)
+                return load_image(file, channels, self.name, shorter=shorter)
         except OSError as error:
             raise UnreadableImage(f"{self.name}: {(error.strerror or str(error)).lower()}") from None
 

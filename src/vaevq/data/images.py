@@ -55,7 +55,7 @@ class UnreadableImage(UserError):  # noqa: N818 - it says what the image is, as 
     """A file that cannot be decoded; the message is `name: reason`."""
 
 
-def load_image(file: Path | BinaryIO, channels: int, name: str | None = None) -> Pixels:
+def load_image(file: Path | BinaryIO, channels: int, name: str | None = None, *, shorter: int | None = None) -> Pixels:
     """Decodes the first frame of an image, upright.
 
     Transparent pixels are laid over white for 1 and 3 channels; opaque images get full alpha for 2 and 4. Grey of 16
@@ -66,6 +66,8 @@ def load_image(file: Path | BinaryIO, channels: int, name: str | None = None) ->
         file: a path, or an open binary file.
         channels: 1 luminance, 2 luminance and alpha, 3 RGB, 4 RGBA.
         name: what errors call the image; the path where left out.
+        shorter: the shorter side is brought to so many pixels, as `resize_shorter` does it and with the same result,
+            but before the image becomes an array; None leaves it.
 
     Returns:
         uint8 H×W×channels.
@@ -79,7 +81,13 @@ def load_image(file: Path | BinaryIO, channels: int, name: str | None = None) ->
     most = max_pixels()
     try:
         with Image.open(file) as image:
-            return _decode(image, channels, most)
+            decoded = _decode(image, channels, most)
+            if shorter is None:
+                return _to_array(decoded)
+            if channels not in (1, 3):  # each channel by itself
+                return cast(Pixels, resize_shorter(_to_array(decoded), shorter))
+            height, width = _sides(decoded.height, decoded.width, shorter)
+            return _to_array(decoded.resize((width, height), Image.Resampling.BICUBIC))
     except MemoryError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever their parsing runs into
@@ -164,9 +172,13 @@ def resize_floats(array: Floats, height: int, width: int) -> Floats:
 
 def resize_shorter(array: Picture, size: int) -> Picture:
     """`array` with its shorter side brought to `size` pixels, up or down, proportions kept (see `resize`)."""
-    height, width = array.shape[:2]
+    return resize(array, *_sides(array.shape[0], array.shape[1], size))
+
+
+def _sides(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width with the shorter of them at `size`."""
     shorter = min(height, width)
-    return resize(array, round(height * size / shorter), round(width * size / shorter))
+    return round(height * size / shorter), round(width * size / shorter)
 
 
 def centre_crop(array: Picture, size: int, name: str = "image", remedy: str = "resize it first") -> Picture:
@@ -187,7 +199,7 @@ def check_crop(array: Picture, size: int, name: str, remedy: str) -> None:
         raise UserError(f"{name}: {width}×{height} pixels, smaller than the {size}×{size} crop; {remedy}")
 
 
-def _decode(image: Image.Image, channels: int, most: int) -> Pixels:
+def _decode(image: Image.Image, channels: int, most: int) -> Image.Image:
     if image.width * image.height > most:
         raise Image.DecompressionBombError
     if image.format == "EPS":
@@ -203,7 +215,7 @@ def _decode(image: Image.Image, channels: int, most: int) -> Pixels:
             image = Image.alpha_composite(white, image).convert("RGB")
     elif image.mode not in ("1", "L", "RGB"):
         image = image.convert("RGB")
-    return _to_array(image if image.mode == MODES[channels] else image.convert(MODES[channels]))
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])
 
 
 def _upright(image: Image.Image) -> Image.Image:

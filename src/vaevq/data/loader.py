@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
-from vaevq.data.images import Picture, UnreadableImage, as_tensor, centre_crop, resize_shorter, to_uint8
+from vaevq.data.images import Picture, UnreadableImage, as_tensor, centre_crop, to_uint8
 from vaevq.errors import UserError
 from vaevq.seeding import generator
 
@@ -94,9 +94,7 @@ def evaluation_batches(
     places = [_Place(i, i * len(index) // count) for i in mine]
 
     def prepared(image: int) -> Picture:
-        array = index[image].load(channels)
-        if config.resize is not None:
-            array = resize_shorter(array, config.resize)
+        array = index[image].load(channels, config.resize)
         if config.crop is None:
             return array
         # The option is eval.resize of a run, resize= of the verb eval and --resize of encode.
@@ -159,9 +157,7 @@ class _TrainingImages(Dataset[_Cut]):
     def _load(self, image: int) -> Picture:
         if image in self._kept:
             return self._kept[image]
-        array = self._index[image].load(self._channels)
-        if self._config.resize is not None:
-            array = resize_shorter(array, self._config.resize)
+        array = self._index[image].load(self._channels, self._config.resize)
         if array.nbytes <= self._room:
             self._kept[image] = array
             self._room -= array.nbytes

@@ -80,7 +80,7 @@ class _View(ImageEntry):
     def subject(self) -> str | None:
         return None if self.image is None else self.image.subject
 
-    def load(self, channels: int) -> Picture:
+    def load(self, channels: int, shorter: int | None = None) -> Picture:
         assert self.image is not None
         array = _resized(self.image, self.views.resize, channels)
         if self.views.crop is not None:
@@ -88,7 +88,8 @@ class _View(ImageEntry):
             check_crop(array, side, self.image.name, f"set resize to {side} or more")
             top, left = self._corner(array.shape[0] - side, array.shape[1] - side)
             array = array[top : top + side, left : left + side]
-        return array[:, ::-1].copy() if self.flip else array
+        array = array[:, ::-1].copy() if self.flip else array
+        return array if shorter is None else resize_shorter(array, shorter)
 
     def _corner(self, below: int, beside: int) -> tuple[int, int]:
         """The crop's upper left corner, where so many rows and columns are left over."""
@@ -103,8 +104,7 @@ class _View(ImageEntry):
 
 @lru_cache(maxsize=1)  # the views of one image come one after another
 def _resized(image: ImageEntry, size: int | None, channels: int) -> Picture:
-    array = image.load(channels)
-    return array if size is None else resize_shorter(array, size)
+    return image.load(channels, size)
 
 
 def _name(name: str, number: int, flip: bool) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vaevq.diagnostics.figures import Shown, ratio
-from vaevq.quantization.codebook import CODEWORD_TILE, LATENT_TILE
+from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE
 from vaevq.seeding import generator
 
 SAMPLE = 20_000

@@ -11,8 +11,9 @@ from torch.export import Dim, ExportedProgram, export
 from torch.fx.experimental import _config
 
 from vaevq.quantization.averaged import AveragedCodebook
-from vaevq.quantization.codebook import Codebook, in_one_piece
+from vaevq.quantization.codebook import Codebook
 from vaevq.quantization.quantizer import Quantizer
+from vaevq.quantization.search import in_one_piece
 from vaevq.tokenizer import Tokenizer
 
 ENCODER, DECODER = "encoder", "decoder"

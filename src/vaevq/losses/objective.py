@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from vaevq.config import LossConfig
 from vaevq.losses.adversarial import LeCam, adaptive_weight, discriminator_hinge, tokenizer_adversarial
+from vaevq.losses.early import with_early_gradient
 from vaevq.nn.lpips import Lpips
 from vaevq.nn.reduction import reduce
 from vaevq.tokenizer import TokenizerOutput
@@ -54,33 +55,41 @@ class TokenizerObjective:
         output: TokenizerOutput,
         discriminator: nn.Module | None = None,
         last_layer: Tensor | None = None,
+        micro_batches: int = 1,
     ) -> Loss:
         """The loss of one micro-batch.
+
+        The gradients of the image terms are taken at once, each by itself (`vaevq.losses.early`).
 
         Args:
             images: B×C×H×W in [-1, 1].
             output: the tokenizer's, in training mode.
             discriminator: bare, not wrapped for several processes; None before it joins. It is used frozen.
             last_layer: the decoder's last weight, for the adaptive weight.
+            micro_batches: by how many the total will be divided before its backward pass; it changes no value.
         """
         config = self.config
         terms, weighted = dict[str, Tensor](), dict[str, Tensor]()
-        total = images.new_zeros(())
+        total, seed = images.new_zeros(()), images.new_ones(()) / micro_batches
         if config.pixel_weight:
-            terms["pixel"] = self._over_paths(output, lambda x: self._pixel(images, x))
+            terms["pixel"] = self._over_paths(output, lambda x: self._pixel(images, x), seed * config.pixel_weight)
             weighted["pixel"] = config.pixel_weight * terms["pixel"]
             total = total + weighted["pixel"]
         if self.perceptual is not None:
             lpips, features = self.perceptual, self.perceptual.features(self._perceived(images))
             terms["perceptual"] = self._over_paths(
-                output, lambda x: lpips.distance(features, lpips.features(self._perceived(x))).mean()
+                output,
+                lambda x: lpips.distance(features, lpips.features(self._perceived(x))).mean(),
+                seed * config.perceptual_weight,
             )
             weighted["perceptual"] = config.perceptual_weight * terms["perceptual"]
             total = total + weighted["perceptual"]
         if discriminator is not None:
             bare, frozen = discriminator, {name: p.detach() for name, p in discriminator.named_parameters()}
             terms["adversarial"] = self._over_paths(
-                output, lambda x: tokenizer_adversarial(functional_call(bare, frozen, x), config.adversarial_form)
+                output,
+                lambda x: tokenizer_adversarial(functional_call(bare, frozen, x), config.adversarial_form),
+                None if config.adversarial_adaptive else seed * config.adversarial_weight,
             )
             weight: Tensor | float = config.adversarial_weight
             if config.adversarial_adaptive:
@@ -93,11 +102,17 @@ class TokenizerObjective:
             total = total + weighted[name]
         return Loss(total, {name: term.detach() for name, term in terms.items()}, weighted)
 
-    def _over_paths(self, output: TokenizerOutput, term: Callable[[Tensor], Tensor]) -> Tensor:
-        """An image term on both paths, by the weights of the paths."""
-        total = self.config.quantized_path * term(output.reconstruction)
+    def _over_paths(self, output: TokenizerOutput, term: Callable[[Tensor], Tensor], seed: Tensor | None) -> Tensor:
+        """An image term on both paths, by the weights of the paths. `seed` is the gradient that will arrive at it; of
+        one for which that is not known yet, None, the graph stays."""
+
+        def on_path(image: Tensor, weight: float) -> Tensor:
+            value = term(image) if seed is None or not weight else with_early_gradient(term, image, seed * weight)
+            return weight * value
+
+        total = on_path(output.reconstruction, self.config.quantized_path)
         if output.continuous_reconstruction is not None:
-            total = total + self.config.continuous_path * term(output.continuous_reconstruction)
+            total = total + on_path(output.continuous_reconstruction, self.config.continuous_path)
         return total
 
     def _perceived(self, images: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from vaevq import distributed
-from vaevq.quantization.codebook import nearest
 from vaevq.quantization.resizing import Halves
+from vaevq.quantization.search import nearest
 from vaevq.seeding import generator
 
 

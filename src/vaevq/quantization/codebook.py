@@ -1,86 +1,15 @@
-"""Section "VLQ", eq. 2: the codewords e_k, the nearest one of each latent, and back from indices to codewords."""
+"""Section "VLQ", eq. 2: the codewords e_k, the nearest ones of a grid of latents, and the way back from tokens."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaevq.quantization.search import nearest
+
 if TYPE_CHECKING:
     from vaevq.quantization.resizing import Resizing
-
-LATENT_TILE = 512
-CODEWORD_TILE = 2048
-GROUP = 128
-"""Scores whose minimum is taken before the place of any is looked for; it divides CODEWORD_TILE."""
-
-_IN_TILES = ContextVar("in_tiles", default=True)
-
-
-@contextmanager
-def in_one_piece() -> Iterator[None]:
-    """Within it `nearest` and the search for the largest product hold N×K scores: graphs of any size have no tiles."""
-    before = _IN_TILES.set(False)
-    try:
-        yield
-    finally:
-        _IN_TILES.reset(before)
-
-
-def works_in_tiles() -> bool:
-    """Whether searches go tile by tile: everywhere but within `in_one_piece`."""
-    return _IN_TILES.get()
-
-
-def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
-    """k* = argmin_k ‖z − e_k‖², exact, the lowest index where several are equally near.
-
-    Works in tiles, so that besides the result memory grows by one number a codeword alone, and in at least float32
-    whatever the autocast: latents of 16 bits are not searched in 16 bits.
-
-    Args:
-        latents: N×d.
-        codewords: K×d.
-
-    Returns:
-        int64 N.
-    """
-    with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-        dtype = torch.promote_types(latents.dtype, torch.float32)
-        # ‖z − e‖² = ‖z‖² + 2 (½‖e‖² − z·e), and ‖z‖² does not depend on k.
-        half_norms = torch.empty(len(codewords), dtype=dtype, device=codewords.device)
-        for first in range(0, len(codewords), CODEWORD_TILE):
-            columns = slice(first, first + CODEWORD_TILE)
-            half_norms[columns] = 0.5 * codewords[columns].to(dtype).square().sum(dim=1)
-        if not works_in_tiles():
-            return torch.addmm(half_norms, latents.to(dtype), codewords.to(dtype).T, alpha=-1).argmin(dim=1)
-        tokens = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
-        for start in range(0, len(latents), LATENT_TILE):
-            rows = latents[start : start + LATENT_TILE].to(dtype)
-            best = torch.full((len(rows),), torch.inf, dtype=dtype, device=rows.device)
-            index = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-            for first in range(0, len(codewords), CODEWORD_TILE):
-                columns = slice(first, first + CODEWORD_TILE)
-                score, k = _least(torch.addmm(half_norms[columns], rows, codewords[columns].to(dtype).T, alpha=-1))
-                closer = score < best  # strict: an earlier tile keeps a tie
-                best = torch.where(closer, score, best)
-                index = torch.where(closer, k + first, index)
-            tokens[start : start + LATENT_TILE] = index
-    return tokens
-
-
-def _least(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The least score of each row and its lowest place, as `scores.min(dim=1)`, which is twice as slow on a CPU:
-    minima without places are vectorized, so they are taken first, and one group a row is searched."""
-    if scores.shape[1] % GROUP:
-        return scores.min(dim=1)
-    groups = scores.view(len(scores), -1, GROUP)
-    least, group = groups.amin(dim=2).min(dim=1)
-    chosen = groups[torch.arange(len(groups), device=scores.device), group]
-    return least, group * GROUP + chosen.argmin(dim=1)
 
 
 def nearest_tokens(latents: Tensor, codewords: Tensor) -> Tensor:

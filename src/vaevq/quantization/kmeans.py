@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vaevq.quantization.codebook import nearest
+from vaevq.quantization.search import nearest
 from vaevq.seeding import generator
 
 PART = 65_536

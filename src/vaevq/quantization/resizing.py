@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaevq.quantization.codebook import CODEWORD_TILE, nearest
+from vaevq.quantization.search import CODEWORD_TILE, nearest
 from vaevq.seeding import generator
 
 AT_ONCE = 1 / 8

@@ -115,6 +115,7 @@ class TokenizerTrainer:
                     output,
                     self.discriminator if adversarial else None,
                     self.tokenizer.decoder.last_layer,
+                    len(batches),
                 )
                 if not loss.total.requires_grad:
                     raise UserError(
@@ -274,7 +275,7 @@ def schedule(images_seen: int, train: TrainConfig) -> float:
 
 
 def _adam(module: nn.Module, rate: float, train: TrainConfig) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=rate, betas=train.betas)
+    return torch.optim.Adam(module.parameters(), lr=rate, betas=train.betas, fused=train.fused_optimizer or None)
 
 
 def _exchange(optimizer: torch.optim.Optimizer, old: Tensor, new: Tensor, resizing: Resizing) -> None:

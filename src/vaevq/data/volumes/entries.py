@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageEntry
-from vaevq.data.images import Floats, UnreadableImage
+from vaevq.data.images import Floats, UnreadableImage, resize_shorter
 from vaevq.data.volumes.cache import open_volume, stored_voxels
 from vaevq.data.volumes.layout import Channel, Volume
 from vaevq.data.volumes.slices import Slicing
@@ -92,8 +93,8 @@ class SliceEntry(ImageEntry):
         assert self.of is not None
         return self.of
 
-    def load(self, channels: int) -> Floats:
-        """The slice, float32 H×W×channels in [-1, 1].
+    def load(self, channels: int, shorter: int | None = None) -> Floats:
+        """The slice, float32 H×W×channels in [-1, 1]; the shorter side brought to so many pixels, where given.
 
         Raises:
             UnreadableImage: a file is absent or damaged.
@@ -104,7 +105,8 @@ class SliceEntry(ImageEntry):
             plane = self.sliced.plane(self.place)
         except UnreadableImage as error:
             raise UnreadableImage(f"{self.name}: {error}") from None
-        return np.ascontiguousarray(self.sliced.slicing.fitted(plane, BACKGROUND))
+        whole: Floats = np.ascontiguousarray(self.sliced.slicing.fitted(plane, BACKGROUND))
+        return whole if shorter is None else cast(Floats, resize_shorter(whole, shorter))
 
 
 def check_channels(entry: ImageEntry, channels: int) -> None:

@@ -6,7 +6,7 @@ What IBQ, SoftVQ and Gaussian quantization share; the nearest codeword is in `va
 import torch
 from torch import Tensor
 
-from vaevq.quantization.codebook import CODEWORD_TILE, LATENT_TILE, works_in_tiles
+from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE, works_in_tiles
 
 
 def as_rows(grid: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from torch.nn.functional import normalize
 from vaevq.config import SoftVQConfig
 from vaevq.quantization.baselines.assignment import as_grid, as_rows, entropy_penalty
 from vaevq.quantization.baselines.vq import PointQuantizer
-from vaevq.quantization.codebook import LATENT_TILE, Codebook
+from vaevq.quantization.codebook import Codebook
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized
+from vaevq.quantization.search import LATENT_TILE
 
 
 class UnitCodebook(Codebook):
