@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trained, trainer
 from vaevq.config import RunConfig, TrainConfig
 from vaevq.errors import UserError
+from vaevq.tokenizer import Tokenizer
 from vaevq.training.ema import WeightAverage
 from vaevq.training.tokenizer_step import schedule
 
@@ -80,6 +82,52 @@ def test_fused_optimizers_make_the_same_steps_but_for_rounding_and_go_on_from_a_
     for optimizer in (made.optimizer, made.discriminator_optimizer):
         assert all(group["fused"] for group in optimizer.param_groups)
     assert largest_difference(tensors(made.state_dict()), tensors(plain.state_dict())) < 1e-10
+
+
+def test_channels_last_makes_the_same_steps_but_for_rounding_and_goes_on_from_a_state(photos: Path) -> None:
+    def run(channels_last: bool) -> RunConfig:
+        loss = {**ADVERSARIAL, "adversarial_start": 0}
+        return small_run(photos, loss=loss, train={"channels_last": channels_last, "precision": "float64"})
+
+    plain, _ = trained(run(False), 3)
+    made = trainer(run(True))
+    for number, batches in enumerate(step_batches(made.config, 3)):
+        if number == 2:
+            resumed = trainer(run(True))
+            resumed.load_state_dict(made.state_dict())
+            made = resumed
+        made.step(batches)
+    assert made.discriminator is not None
+    for network in (made.tokenizer, made.averaged, made.discriminator):
+        wide = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1]
+        assert wide
+        assert all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+    assert largest_difference(tensors(made.state_dict()), tensors(plain.state_dict())) < 1e-10
+    assert made.averaged.digest == tokenizer_of(made.averaged.state_dict(), run(False)).digest, "whatever the format"
+
+
+def tokenizer_of(state: Mapping[str, Any], config: RunConfig) -> Tokenizer:
+    tokenizer = Tokenizer(config.model).double()
+    tokenizer.load_state_dict(state)
+    return tokenizer
+
+
+@pytest.mark.slow
+def test_compiled_networks_make_the_same_steps_but_for_rounding(photos: Path) -> None:
+    def run(compiled: bool) -> RunConfig:
+        return small_run(photos, loss={**ADVERSARIAL, "adversarial_start": 0}, train={"compile": compiled})
+
+    plain, _ = trained(run(False), 2)
+    made, _ = trained(run(True), 2)
+    assert tensors(made.state_dict()).keys() == tensors(plain.state_dict()).keys()
+    assert largest_difference(tensors(made.state_dict()), tensors(plain.state_dict())) < 2e-3
+
+
+def test_compiling_without_a_compiler_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"^train\.compile needs a C\+\+ compiler on a CPU: install g\+\+, or name"):
+        trainer(small_run(photos, train={"compile": True}))
 
 
 @pytest.mark.parametrize("clip_norm", [0.01, None])

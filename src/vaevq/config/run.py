@@ -92,6 +92,10 @@ class TrainConfig(Section):
     clip_norm: float | None = Field(default=1.0, gt=0)
     # Both Adams in one pass over the weights: less time, weights differ in their last bits.
     fused_optimizer: bool = Field(default=False, exclude_if=lambda on: not on)
+    # Convolutions with channels last in memory, and encoder, decoder and discriminator through torch.compile: less time
+    # on some machines, minutes at the start for the second; numbers differ in their last bits.
+    channels_last: bool = Field(default=False, exclude_if=lambda on: not on)
+    compile: bool = Field(default=False, exclude_if=lambda on: not on)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)  # 0: no averaging
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"  # auto: bfloat16 autocast on CUDA
     gradient_checkpointing: bool = False

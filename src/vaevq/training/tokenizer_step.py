@@ -3,6 +3,8 @@
 import contextlib
 import gc
 import math
+import os
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,13 +53,18 @@ class TokenizerTrainer:
         loss, train = config.loss, config.train
         torch.manual_seed(stream_seed("networks", config.seed))
         self.tokenizer = Tokenizer(config.model).to(engine.device, engine.dtype)
+        _lay_out(self.tokenizer, train)
         self.tokenizer.encoder.gradient_checkpointing = train.gradient_checkpointing
         self.tokenizer.decoder.gradient_checkpointing = train.gradient_checkpointing
         self.average = WeightAverage(self.tokenizer, train.ema_decay)
+        if train.compile:
+            check_compiler(engine.device)
+            self.tokenizer.encoder.compile()
+            self.tokenizer.decoder.compile()
         perceptual = None
         if loss.perceptual_weight:
             perceptual = lpips_network(loss.perceptual_network, loss.perceptual_weights_path)
-            perceptual.to(engine.device, engine.dtype)
+            _lay_out(perceptual.to(engine.device, engine.dtype), train)
         self.objective = TokenizerObjective(loss, self.tokenizer.quantizer.term_weights, perceptual)
         self.optimizer = _adam(self.tokenizer, train.learning_rate, train)
         self._wrapped = engine.wrap(self.tokenizer)
@@ -67,7 +74,9 @@ class TokenizerTrainer:
             channels = config.model.autoencoder.image_channels
             torch.manual_seed(stream_seed("discriminator", config.seed))
             self.discriminator = PatchDiscriminator(channels, loss.discriminator_width, loss.discriminator_layers)
-            self.discriminator.to(engine.device, engine.dtype)
+            _lay_out(self.discriminator.to(engine.device, engine.dtype), train)
+            if train.compile:
+                self.discriminator.compile()
             self.discriminator_objective = DiscriminatorObjective(loss)
             if self.discriminator_objective.lecam is not None:
                 self.discriminator_objective.lecam.to(engine.device, engine.dtype)
@@ -185,6 +194,8 @@ class TokenizerTrainer:
 
     def _prepare(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None]:
         images = batch.images.to(self.engine.device, self.engine.dtype, non_blocking=True)
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         if self.config.model.quantizer.initial_logvar is None:  # the encoder gives a point
             return images, None
         shape = self.tokenizer.latent_shape(images.shape[-2], images.shape[-1])
@@ -272,6 +283,25 @@ def schedule(images_seen: int, train: TrainConfig) -> float:
         return 1.0
     progress = (images_seen - train.warmup_images) / max(1, train.images - train.warmup_images)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _lay_out(module: nn.Module, train: TrainConfig) -> None:
+    """Puts the weights of convolutions into the memory format of the run."""
+    if train.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def check_compiler(device: torch.device) -> None:
+    """Passes if torch.compile finds what it needs for a device.
+
+    Raises:
+        UserError: on a CPU there is no C++ compiler.
+    """
+    compilers = [os.environ.get("CXX") or "g++", "clang++"]
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError(
+            "train.compile needs a C++ compiler on a CPU: install g++, or name one in the environment's CXX"
+        )
 
 
 def _adam(module: nn.Module, rate: float, train: TrainConfig) -> torch.optim.Adam:
