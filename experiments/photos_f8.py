@@ -3,7 +3,7 @@
     python experiments/photos_f8.py --data BSDS/test --write
     python experiments/photos_f8.py --picture docs/images/photos-f8.png
 
-Every photo is compressed three times to at most the bits that its tokens take, log₂K a token: packed tokens without a
+Every photo is brought to at most the bits that its tokens take, log₂K a token: packed tokens without a
 header, JPEG and WebP as the whole files that Pillow writes (without metadata, tables optimized, WebP's slowest method).
 Then, the other way about, how many bits JPEG and WebP need to come as near as the tokens do. The picture is of three
 photos that come with scikit-image: astronaut (NASA), coffee (Rachel Michetti), chelsea (Stéfan van der Walt).
@@ -91,7 +91,8 @@ def main() -> None:
             reached(done)
     means = {name: mean(pictures) for name, pictures in found.items()}
     say(table(means))
-    say(f"{len(images)} photos; coarser than any quality can be: {over}")
+    beyond = ", ".join(f"{name} {count}" for name, count in over.items())
+    say(f"{len(images)} photos. Whose coarsest file has more bits than the tokens, and counts all the same: {beyond}")
     if options.write:
         result = {"model": options.model, "model_digest": tokenizer.digest, "photos": len(images), "over": over}
         figures = {name: asdict(picture) for name, picture in means.items()}

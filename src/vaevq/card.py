@@ -1,5 +1,6 @@
 """The page of a model on a hub: what it is, how good it was measured to be, how it came about, its limits."""
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -61,8 +62,10 @@ def generator_card(front_matter: str, config: GeneratorConfig, origin: Path | No
     """The page of a generator, in Markdown; arguments as of `tokenizer_card`."""
     network, tokens = config.network, config.tokens
     run = _run_folder(origin)
-    evaluation = _read(run, "eval.json").get("figures")
-    figures = evaluation if isinstance(evaluation, dict) else {}
+    evaluation = _read(run, "eval.json")
+    figures = evaluation.get("figures")
+    if not isinstance(figures, dict) or origin is None or evaluation.get("weights") != weights_checksum(origin):
+        figures = {}
     shape = [
         ("kind", network.kind),
         ("size", network.size),
@@ -122,6 +125,15 @@ def tokenizer_card(front_matter: str, config: TokenizerConfig, digest: str, orig
     )
 
 
+def weights_checksum(folder: Path) -> str | None:
+    """SHA-256 of the weights in a model folder; None where there are none."""
+    try:
+        with (folder / "model.safetensors").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def _page(
     front_matter: str,
     title: str,
@@ -175,7 +187,7 @@ def _figures(evaluation: Mapping[str, Any], digest: str) -> list[str]:
         for name, value in protocol.items()
         if not isinstance(value, dict | list)
     ]
-    notes = [f"- {note}" for note in evaluation.get("notes", [])]
+    notes = [f"- {note}" for note in evaluation.get("notes") or ()]
     count = f"Of {evaluation.get('images')} images, encoded deterministically:\n"
     return [count, *_table(("figure", "value"), values), "", *notes, "\nProtocol:\n", *_table(("", ""), stated)]
 
@@ -186,7 +198,7 @@ def _training(config: Mapping[str, Any], environment: Mapping[str, Any]) -> list
     data = dig(config, "data.tokens" if "network" in config else "data.train")
     crops = dig(config, "data.image_size")
     rows = [
-        ("data", f"`{Path(data).name}`" if data else "the quick start's photos"),
+        ("data", f"`{Path(data).name}`" if isinstance(data, str) else "the quick start's photos"),
         ("images seen", f"{dig(config, 'train.images'):,}"),
         ("batch size", dig(config, "train.batch_size")),
         ("crops of", f"{crops} pixels" if crops else None),
@@ -202,5 +214,5 @@ def _training(config: Mapping[str, Any], environment: Mapping[str, Any]) -> list
 
 
 def _table(header: tuple[str, str], rows: Iterable[tuple[str, Any]]) -> list[str]:
-    lines = [f"| {name} | {value} |" for name, value in rows]
+    lines = [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows]
     return [f"| {header[0]} | {header[1]} |", "|---|---|", *lines]

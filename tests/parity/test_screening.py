@@ -135,3 +135,13 @@ def test_a_small_search_is_not_screened(n: int, k: int) -> None:
         with pytest.raises(AssertionError):
             nearest(drawn(2048, 64, seed=0), drawn(4096, 64, seed=1))
         nearest(drawn(2048, 64, seed=0).double(), drawn(4096, 64, seed=1).double())
+
+
+@pytest.mark.parametrize("n", [*range(1, 6), *range(512, 518)])
+def test_a_last_tile_of_few_latents_gets_the_tokens_that_tiles_give(n: int) -> None:
+    # Pairs so near that what float32 rounds decides: products of few rows are summed in another order.
+    codewords = drawn(600, 16, seed=1).repeat_interleave(2, dim=0)
+    codewords = codewords + 1e-7 * drawn(1200, 16, seed=2)
+    for seed in range(3, 8):
+        latents = drawn(n, 16, seed=seed)
+        assert torch.equal(nearest(latents, codewords), by_tiles(latents, codewords))

@@ -257,3 +257,11 @@ def test_a_command_with_an_option_that_does_not_exist_is_noticed() -> None:
         ["train", "a=[b]"],
         ["eval"],
     ]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_nothing_waits_to_be_filled_in(path: Path) -> None:
+    waiting = re.findall(
+        r"^(?:[A-Z]{4,}\d?|.*\b(?:TODO|FIXME|TBD)\b.*)$", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert waiting == []

@@ -40,6 +40,20 @@ def test_value_and_gradient_are_the_graphs_own_bit_by_bit() -> None:
     assert float(early.grad.abs().max()) > 0
 
 
+@pytest.mark.parametrize("weight", [0.1, 0.3, 1 / 3, 0.7])
+def test_in_16_bits_the_gradient_is_the_graphs_own(weight: float) -> None:
+    net, early, plain = network().bfloat16(), image(), image()
+
+    def term(x: Tensor) -> Tensor:
+        return net(x.bfloat16()).square().mean()
+
+    (weight * with_early_gradient(term, early, torch.tensor(weight))).backward()
+    (weight * term(plain)).backward()
+    assert early.grad is not None
+    assert plain.grad is not None
+    assert torch.equal(early.grad, plain.grad)
+
+
 def test_another_gradient_than_the_one_foretold_scales() -> None:
     early, plain = image(), image()
     (-2 * with_early_gradient(lambda x: x.square().sum(), early, torch.tensor(0.7))).backward()

@@ -12,7 +12,7 @@ from test_tokenizer import QUANTIZERS, tokenizer
 
 from generators import write_generator
 from vaevq import Generator, Tokenizer, __version__
-from vaevq.card import renew_page
+from vaevq.card import renew_page, weights_checksum
 
 
 @dataclass
@@ -140,7 +140,10 @@ def test_a_card_is_renewed_until_somebody_edits_it(tmp_path: Path) -> None:
 
 def test_the_card_of_a_generator_says_what_it_makes_and_how_well_it_predicts(finished: Path, tmp_path: Path) -> None:
     write_generator(finished, tmp_path / "run")
-    (tmp_path / "run/eval.json").write_text(json.dumps({"figures": {"bits_per_token": 3.25}}))
+    for weights in ("of others", weights_checksum(tmp_path / "run/model")):
+        (tmp_path / "run/eval.json").write_text(json.dumps({"figures": {"bits_per_token": 3.25}, "weights": weights}))
+        renew_page(Generator.from_pretrained(tmp_path / "run"), tmp_path / "run/model")
+        assert ("3.25" in (tmp_path / "run/model/README.md").read_text()) == (weights != "of others")
     generator = Generator.from_pretrained(tmp_path / "run")
     generator.save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved/README.md").read_text().splitlines()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from runs import files_below, vaevq
 from vaevq import Tokenizer
+from vaevq.cli.codec import _token_file_of
 from vaevq.data.images import load_image, to_tensor, to_uint8
 from vaevq.errors import UserError
 from vaevq.metrics.codebook import TokenHistogram
@@ -89,13 +90,36 @@ def test_a_photo_is_encoded_and_decoded_without_an_option(folder: Path) -> None:
     assert outcome.out.startswith("1 image, 240 tokens, ")
     assert outcome.out.endswith(" bytes: photo.safetensors\n")
     outcome = vaevq("decode", "photo.safetensors")
-    assert (outcome.code, outcome.out) == (0, "1 image: decoded\n")
+    assert (outcome.code, outcome.out) == (0, "1 image: decoded/\n")
     original, decoded = load_image(folder / "photo.jpg", 3), load_image(folder / "decoded/photo.png", 3)
     assert original.shape == decoded.shape
     assert np.abs(original.astype(int) - decoded).mean() < 25
     assert files_below(folder) == {"photo.jpg", "photo.safetensors", "decoded/photo.png"}
     again = vaevq("encode", "photo.jpg")
     assert (again.code, again.err) == (2, "vaevq: error: photo.safetensors already there; --force overwrites\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("my photo.v2.JPG", "my photo.v2"),
+        ("2024.01.02.gif", "2024.01.02"),
+        (".hidden.png", "hidden"),
+        ("v.nii.gz", "v"),
+        (".", "holiday.2024"),
+        ("../holiday.2024/", "holiday.2024"),
+    ],
+)
+def test_a_token_file_is_called_after_what_it_is_of(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "holiday.2024").mkdir()
+    monkeypatch.chdir(tmp_path / "holiday.2024")
+    assert _token_file_of((name,)) == Path(f"{file}.safetensors")
+
+
+def test_a_slash_behind_the_name_does_no_harm() -> None:
+    assert packaged("photos-f8/") == packaged("photos-f8") is not None
 
 
 def test_several_photos_go_to_one_file(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """`vaevq encode` and `vaevq decode`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,7 +53,7 @@ def encode(
         paths: images, volumes, folders, list files or shards.
         model: a run folder, a model folder, a hub name, or a tokenizer in the box.
         output: the token file, or with --shard-size the folder; where left out, a single photo.jpg goes to
-            photo.safetensors in the present folder, several to tokens.safetensors.
+            photo.safetensors in the present folder, several images to tokens.safetensors.
         resize: bring the shorter side to so many pixels first.
         crop: then cut the middle square of so many pixels.
         crops: so many squares of each image instead of the middle one alone: it, the corners, then others.
@@ -83,7 +84,7 @@ def encode(
         _encode_shards(paths, model, output, views, shard_size, latents, config, slices, volumes, device, force, quiet)
         return
     if output is None:
-        output = Path(f"{Path(paths[0]).name.split('.')[0] if len(paths) == 1 else 'tokens'}.safetensors")
+        output = _token_file_of(paths)
     require_place(output, force=force)
     place = choose_device(device)
     images = find_all(paths, slices)
@@ -104,6 +105,16 @@ def encode(
         say_rows(counted(len(of_volumes), "volume"), coverage_rows(of_volumes))
     made = counted(len(encoded.file.names), "slice" if of_volumes else "image")
     say(f"{made}, {count} tokens, {output.stat().st_size} bytes: {output}")
+
+
+def _token_file_of(paths: tuple[str, ...]) -> Path:
+    """The token file in the present folder that is called after the only image, volume or folder; tokens.safetensors of
+    several."""
+    if len(paths) != 1:
+        return Path("tokens.safetensors")
+    path = Path(paths[0]).resolve()
+    name = path.name if path.is_dir() else Path(path.name.removesuffix(".gz")).stem  # .nii.gz is one ending
+    return Path(f"{name.lstrip('.') or 'tokens'}.safetensors")
 
 
 def _say_defaults(of_volumes: "Sequence[SlicedVolume]", model: str, given: tuple[str, ...]) -> None:
@@ -211,4 +222,5 @@ def decode(
         paths = write(tokenizer.to(place), fits, output, place, force=force, progress=reached)
     if against is not None:
         say_rows(f"{paths[0]} beside {against}", compare_volumes(against, paths[0]).rows())
-    say(f"{counted(len(paths), 'image' if file.volumes is None else 'volume')}: {output}")
+    place_of = f"{output}{os.sep}" if output.is_dir() else output
+    say(f"{counted(len(paths), 'image' if file.volumes is None else 'volume')}: {place_of}")

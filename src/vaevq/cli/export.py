@@ -30,7 +30,7 @@ def export(
       vaevq export runs/quickstart -o exported --format torch
 
     Args:
-        model: a run folder, a model folder or a hub name.
+        model: a run folder, a model folder, a hub name, or a tokenizer in the box.
         output: the folder to write to.
         form: onnx (needs the extra `export`), torch (.pt2 files) or safetensors (a model folder).
         as_json: print JSON instead of a table.

@@ -40,7 +40,8 @@ def train(
         recipe: the name of a recipe or a YAML file, and any number of dotted.key=value.
         data: your images: a folder, a list file (.txt), or webdataset shards (.tar, train-{000..099}.tar).
         held_out: images to measure on, where they lie apart; otherwise a share of the data is held out.
-        init_from: a run folder, model folder or hub name whose weights and networks the run starts from.
+        init_from: a run folder, model folder, hub name or tokenizer in the box whose weights and networks the run
+            starts from.
         run_dir: where the run is kept; runs/NAME where left out.
         seed: seed of everything random.
         device: auto, cpu, cuda, cuda:1, mps.

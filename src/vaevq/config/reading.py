@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from os.path import isfile
+from os.path import isfile, lexists
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -238,6 +238,8 @@ def _overrides_tree(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
+            if lexists(override):
+                raise UserError(f"'{override}' is a file or folder: name images with --data {override}")
             raise UserError(f"'{override}': an override is written dotted.key=value, like train.images=20000")
         tree: Any = _parse_yaml(text, key)
         for part in reversed(key.split(".")):

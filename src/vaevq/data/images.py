@@ -178,7 +178,10 @@ def resize_shorter(array: Picture, size: int) -> Picture:
 def _sides(height: int, width: int, size: int) -> tuple[int, int]:
     """Height and width with the shorter of them at `size`."""
     shorter = min(height, width)
-    return round(height * size / shorter), round(width * size / shorter)
+    sides = round(height * size / shorter), round(width * size / shorter)
+    if sides[0] * sides[1] > max(max_pixels(), height * width):
+        raise UnreadableImage(f"{width}×{height} pixels, which a shorter side of {size} makes {sides[1]}×{sides[0]}")
+    return sides
 
 
 def centre_crop(array: Picture, size: int, name: str = "image", remedy: str = "resize it first") -> Picture:

@@ -94,7 +94,7 @@ def shown_volume(tokenizer: Tokenizer, path: Path, config: VolumesConfig) -> Sho
     """
     folder = Path(mkdtemp(prefix="vaevq-volume-"))
     try:
-        made = _shown(tokenizer, path, config, folder / f"reconstructed-{path.name}")
+        made = _shown(tokenizer, path, config, folder / f"reconstructed-{path.name[-100:]}")
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, UserError):

@@ -28,7 +28,8 @@ class Deviations:
 
     def update(self, logvar: Tensor) -> None:
         """Takes in log σ² of any shape, float64, on this device."""
-        bins = ((logvar.flatten() - _LOW) / (_HIGH - _LOW) * _BINS).floor().clamp(0, _BINS - 1).long()
+        logvar = logvar[logvar.isfinite()]  # what is not finite is told of elsewhere
+        bins = ((logvar - _LOW) / (_HIGH - _LOW) * _BINS).floor().clamp(0, _BINS - 1).long()
         self._counts += torch.bincount(bins, minlength=_BINS)
         self._sum += float((logvar / 2).exp().sum())
 

@@ -16,8 +16,8 @@ def with_early_gradient(term: Callable[[Tensor], Tensor], image: Tensor, seed: T
 
     Args:
         term: nothing else that wants a gradient may come into it.
-        seed: the gradient that the backward pass will bring, a scalar, not 0. With this one the image's gradient is
-            that of `term(image)` bit by bit; with another one it is scaled.
+        seed: the gradient that the backward pass will bring, a scalar, not 0. With this one, rounded to the term's
+            number format, the image's gradient is that of `term(image)` bit by bit; with another one it is scaled.
     """
     if not (image.requires_grad and torch.is_grad_enabled()):
         return term(image)
@@ -31,12 +31,15 @@ class _Early(torch.autograd.Function):
         with torch.enable_grad():
             leaf = image.detach().requires_grad_()
             value = term(leaf)
-            (gradient,) = torch.autograd.grad(value, leaf, seed.to(value))
-        ctx.save_for_backward(gradient, seed)
+            brought = seed.to(value)
+            (gradient,) = torch.autograd.grad(value, leaf, brought)
+        ctx.save_for_backward(gradient, brought)
         return value.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, None, None]:
-        gradient, seed = ctx.saved_tensors  # type: ignore[attr-defined]
-        return gradient * (arriving / seed), None, None
+        gradient, brought = ctx.saved_tensors  # type: ignore[attr-defined]
+        # In float32 at least: a ratio in 16 bits would be off by as much as it is to mend.
+        ratio = arriving.to(torch.promote_types(arriving.dtype, torch.float32)) / brought
+        return (gradient * ratio).to(gradient.dtype), None, None

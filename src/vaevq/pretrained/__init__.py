@@ -11,7 +11,7 @@ _BOX = Path(__file__).parent
 
 def packaged(name: str) -> Path | None:
     """The model folder of a tokenizer in the box, or None where none has the name."""
-    return _BOX / name / "model" if name in names() else None
+    return _BOX / name / "model" if name.rstrip("/") in names() else None
 
 
 def names() -> tuple[str, ...]:

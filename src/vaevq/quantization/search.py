@@ -70,9 +70,12 @@ def nearest(latents: Tensor, codewords: Tensor) -> Tensor:
         if not works_in_tiles():
             return torch.addmm(half_norms, latents.to(dtype), codewords.to(dtype).T, alpha=-1).argmin(dim=1)
         found = _Found.nothing(latents, dtype)
+        # Products of less than four rows are summed in another order: a last tile of so few is left to the tiles.
+        left = len(latents) % LATENT_TILE
+        whole = len(latents) - left if left < 4 else len(latents)
         for first in range(0, len(codewords), SPAN):
             span = _Span(codewords[first : first + SPAN], half_norms[first : first + SPAN], first)
-            searched = _search_groups(latents, span, found) if _can_screen(latents, span) else 0
+            searched = _search_groups(latents[:whole], span, found) if _can_screen(latents, span) else 0
             _search_tiles(latents[searched:], span, found.rest(searched))
     return found.tokens
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaevq.card import renew_page
+from vaevq.card import renew_page, weights_checksum
 from vaevq.config import GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.data.token_set import Integers, TokenBatch, TokenSet, read_token_set, token_batches
 from vaevq.distributed import all_reduce_sum
@@ -145,7 +145,8 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
             loop.run()
             figures, generator = loop.measure(len(tokens.held_out_items)), loop.model
             if place.is_main:
-                write_text(run_dir / "eval.json", json.dumps({"figures": figures}, indent=2) + "\n")
+                measured = {"figures": figures, "weights": weights_checksum(run_dir / "model")}
+                write_text(run_dir / "eval.json", json.dumps(measured, indent=2) + "\n")
                 renew_page(generator, run_dir / "model")
         return GeneratorResult(run_dir, generator, figures, len(tokens.held_out_items), place.is_main)
 
