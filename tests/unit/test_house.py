@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/*.md")])
 
 # In the extra `dev` and never imported: what .ci/run and pytest call.
-TOOLS = {"import-linter", "mypy", "pytest-timeout", "ruff", "types-pyyaml"}
+TOOLS = {"import-linter", "mypy", "pytest-timeout", "pytest-xdist", "ruff", "types-pyyaml"}
 # Imported by torch.utils.tensorboard, for us.
 THROUGH_OTHERS = {"tensorboard"}
 
@@ -45,7 +45,8 @@ def test_the_readmes_test_command_is_one_line_that_installs_and_tests() -> None:
     done = subprocess.run(["bash", ROOT / ".ci/run", "--test-command"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert re.fullmatch(r'python3 -m venv \.venv && \.venv/bin/pip install -e "\.\[dev\]" && \.venv/bin/pytest', line)
+    install = r'python3 -m venv \.venv && \.venv/bin/pip install -e "\.\[dev\]"'
+    assert re.fullmatch(install + r" && \.venv/bin/pytest -n auto --dist loadfile", line)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
