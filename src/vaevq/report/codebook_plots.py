@@ -39,15 +39,15 @@ def histogram_chart(counts: Sequence[int], description: str) -> str:
         axes.annotate(
             f"uniform use: T/K = {mean:,.1f}",
             place,
-            xytext=(-2, 5),
+            xytext=(2, 5) if place[0] < size / 2 else (-2, 5),
             textcoords="offset points",
-            ha="right",
+            ha="left" if place[0] < size / 2 else "right",
             color=PAGE.ink,
         )
         axes.set_xlim(0, size)
         axes.set_ylim(bottom, 1.6 * max(float(ordered[0]), mean, float(expected[0])))
         axes.set_title("How often each codeword occurs")
-        axes.set_xlabel(f"codewords by falling count: {used:,} used, {size - used:,} dead (shaded)")
+        axes.set_xlabel(f"codewords by falling count; {size - used:,} dead (shaded)")
         axes.set_ylabel("occurrences, log scale")
         axes.xaxis.set_major_formatter(engineering)
         return svg(drawn_on, description)
