@@ -118,7 +118,7 @@ def test_every_verb_after_the_one_before(photos: Path, tmp_path: Path) -> None:
     assert encoded.out.startswith(f"2 images, {count} tokens, ")
 
     decoded = vaevq("decode", tmp_path / "new" / "t.safetensors", "-m", run, "-o", tmp_path / "decoded")
-    assert decoded == Outcome(0, f"2 images: {tmp_path / 'decoded'}\n", "")
+    assert decoded == Outcome(0, f"2 images: {tmp_path / 'decoded'}/\n", "")
     assert files_below(tmp_path / "decoded") == {"cat-0.png", "coffee-3.png"}
     assert [Image.open(tmp_path / "decoded" / picture.name).size for picture in pictures] == sizes
 

@@ -1,6 +1,7 @@
 """A generator's run folder, what is in its log, who may continue it, and that it learns."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -61,7 +62,8 @@ def test_a_run_folder_holds_what_the_run_was_and_gave(result: GeneratorResult, t
     assert read_json(GeneratorRunConfig, folder / "config.json") == small_generator_run(tokens, kind)
     about = json.loads((folder / "tokens.json").read_text())
     assert (about["train_items"], about["held_out_items"], len(about["held_out_names"])) == (19, 5, 5)
-    assert json.loads((folder / "eval.json").read_text()) == {"figures": result.figures}
+    weights = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+    assert json.loads((folder / "eval.json").read_text()) == {"figures": result.figures, "weights": weights}
     bits = "bits_per_token" if kind == "ar" else "bits_per_masked_token"
     assert result.figures.keys() == {"loss", bits}
     assert result.figures[bits] == pytest.approx(result.figures["loss"] / math.log(2))

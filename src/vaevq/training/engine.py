@@ -97,6 +97,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+_GROUPS: list[object] = []
+"""Groups that were taken down and are not freed: while one is, gloo's threads can wait for ever for a process that has
+left. A process of torchrun leaves without freeing anything (`vaevq.cli.command`)."""
+
+
 @contextlib.contextmanager
 def engine(device: str, precision: Literal["auto", "float32", "bfloat16", "float64"]) -> Iterator[Engine]:
     """Sets up the device and, under torchrun, the process group, which is taken down at the end."""
@@ -120,4 +125,5 @@ def engine(device: str, precision: Literal["auto", "float32", "bfloat16", "float
             dist.barrier()
     finally:
         if distributed:
+            _GROUPS.append(dist.group.WORLD)
             dist.destroy_process_group()
