@@ -1,6 +1,5 @@
 """The page of a model on a hub: what it is, how good it was measured to be, how it came about, its limits."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -9,7 +8,9 @@ from typing import Any, Protocol
 
 from vaevq.config import GeneratorConfig, TokenizerConfig
 from vaevq.config.section import dig
+from vaevq.errors import UserError
 from vaevq.files import write_text
+from vaevq.nn.weights import checksum
 
 PAGE = "README.md"
 
@@ -128,9 +129,8 @@ def tokenizer_card(front_matter: str, config: TokenizerConfig, digest: str, orig
 def weights_checksum(folder: Path) -> str | None:
     """SHA-256 of the weights in a model folder; None where there are none."""
     try:
-        with (folder / "model.safetensors").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        return checksum(folder / "model.safetensors")
+    except UserError:
         return None
 
 

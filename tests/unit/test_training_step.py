@@ -15,7 +15,7 @@ from vaevq.config import RunConfig, TrainConfig
 from vaevq.errors import UserError
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.ema import WeightAverage
-from vaevq.training.tokenizer_step import schedule
+from vaevq.training.tokenizer_step import TokenizerTrainer, schedule
 
 
 def test_one_batch_of_eight_is_two_accumulated_batches_of_four(photos: Path) -> None:
@@ -66,19 +66,25 @@ def test_gradient_checkpointing_computes_layers_again_and_changes_no_weight(phot
     assert largest_difference(ends[True], ends[False]) < 1e-12
 
 
+def trained_and_resumed(config: RunConfig) -> TokenizerTrainer:
+    """A trainer after three steps, the last of which another one made from the state of the first."""
+    made = trainer(config)
+    for number, batches in enumerate(step_batches(config, 3)):
+        if number == 2:
+            resumed = trainer(config)
+            resumed.load_state_dict(made.state_dict())
+            made = resumed
+        made.step(batches)
+    return made
+
+
 def test_fused_optimizers_make_the_same_steps_but_for_rounding_and_go_on_from_a_state(photos: Path) -> None:
     def run(fused: bool) -> RunConfig:
         loss = {**ADVERSARIAL, "adversarial_start": 0}
         return small_run(photos, loss=loss, train={"fused_optimizer": fused, "precision": "float64"})
 
     plain, _ = trained(run(False), 3)
-    made = trainer(run(True))
-    for number, batches in enumerate(step_batches(made.config, 3)):
-        if number == 2:
-            resumed = trainer(run(True))
-            resumed.load_state_dict(made.state_dict())
-            made = resumed
-        made.step(batches)
+    made = trained_and_resumed(run(True))
     for optimizer in (made.optimizer, made.discriminator_optimizer):
         assert all(group["fused"] for group in optimizer.param_groups)
     assert largest_difference(tensors(made.state_dict()), tensors(plain.state_dict())) < 1e-10
@@ -90,13 +96,7 @@ def test_channels_last_makes_the_same_steps_but_for_rounding_and_goes_on_from_a_
         return small_run(photos, loss=loss, train={"channels_last": channels_last, "precision": "float64"})
 
     plain, _ = trained(run(False), 3)
-    made = trainer(run(True))
-    for number, batches in enumerate(step_batches(made.config, 3)):
-        if number == 2:
-            resumed = trainer(run(True))
-            resumed.load_state_dict(made.state_dict())
-            made = resumed
-        made.step(batches)
+    made = trained_and_resumed(run(True))
     assert made.discriminator is not None
     for network in (made.tokenizer, made.averaged, made.discriminator):
         wide = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[-1] > 1]
