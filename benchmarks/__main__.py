@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["search", "memory", "growth", "training", "coding", "evaluation", "loading"]
+    names = ["search", "memory", "growth", "training", "options", "coding", "evaluation", "loading"]
     parser.add_argument("only", nargs="*", metavar="NAME", help=f"which: {', '.join(names)}; all where left out")
     parser.add_argument("--quick", action="store_true", help="small shapes, one turn")
     parser.add_argument("--threads", type=int, default=1)
@@ -44,6 +44,7 @@ def main() -> None:
         "memory": search.memory,
         "growth": partial(search.growth, plot=args.plot),
         "training": training.measure,
+        "options": training.options,
         "coding": coding.measure,
         "evaluation": evaluation.measure,
         "loading": loading.measure,

@@ -1,8 +1,10 @@
 """A training step against a plain statement of the released one, at the paper's network and at the small one.
 
-Both start from the same weights, see the same images and noise, and must have the same losses step by step.
+Both start from the same weights, see the same images and noise, and must have the same losses step by step. And what
+the options that save memory or time do to a step.
 """
 
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -38,17 +40,19 @@ SMALL: Mapping[str, Any] = {
 }
 
 
-def configuration(network: str, side: int, batch: int, *, checkpointing: bool = False) -> RunConfig:
-    """The released variant of a step: `network` is `paper` or `small`, with images of `side` pixels."""
+OPTIONS = ("fused_optimizer", "channels_last", "compile")
+"""Of `train`: they save time on some machines and change last bits, so they are off by default."""
+
+
+def configuration(network: str, side: int, batch: int, *options: str) -> RunConfig:
+    """The released variant of a step: `network` is `paper` or `small`, with images of `side` pixels.
+
+    `options` are those of `train` that are on.
+    """
     tree = recipe_tree("released") if network == "paper" else {"variant": "released", **SMALL}
     changes = {
         "data": {"image_size": side, "resize": None, "workers": 0},
-        "train": {
-            "batch_size": batch,
-            "device": "cpu",
-            "precision": "float32",
-            "gradient_checkpointing": checkpointing,
-        },
+        "train": {"batch_size": batch, "device": "cpu", "precision": "float32", **dict.fromkeys(options, True)},
     }
     return RunConfig.model_validate(merged(tree, changes))
 
@@ -92,9 +96,9 @@ def batch_of(config: RunConfig) -> ImageBatch:
     return ImageBatch(images, torch.arange(len(images)), None, ("",) * len(images), ())
 
 
-def our_step(network: str, side: int, batch: int, checkpointing: bool = False) -> Callable[[], dict[str, float]]:
-    """A step of this project."""
-    config = configuration(network, side, batch, checkpointing=checkpointing)
+def our_step(network: str, side: int, batch: int, *options: str) -> Callable[[], dict[str, float]]:
+    """A step of this project, with some options of `train` on."""
+    config = configuration(network, side, batch, *options)
     trainer, images = trainer_of(config), batch_of(config)
     return lambda: dict(trainer.step([images]))
 
@@ -117,44 +121,68 @@ def compare_losses(ours: Mapping[str, float], plain: Mapping[str, float]) -> Non
             raise RuntimeError(f"the two steps are not the same: {name} is {ours[name]:.6g} and {value:.6g}")
 
 
+def in_turns(works: Mapping[str, Callable[[], dict[str, float]]], turns: int, settings: Settings) -> dict[str, float]:
+    """Seconds of a step of each, after two steps of each whose losses must be those of the first one."""
+    for _ in range(2):
+        first, *others = [work() for work in works.values()]
+        for losses in others:
+            compare_losses(losses, first)
+    return medians(works, settings.turns(turns), settings.clock)
+
+
+def shapes(settings: Settings) -> Mapping[str, tuple[int, int, int]]:
+    """Pixels a side, images a step and how often it is timed, of each network."""
+    return {"small": (64, 16, 9), "paper": (64, 1, 1) if settings.quick else (128, 1, 3)}
+
+
 def measure(settings: Settings) -> list[Row]:
     """Images a second and memory at both networks, and what checkpointing costs at the paper's."""
     rows = []
-    shapes = {"small": (64, 16, 9), "paper": (64, 1 if settings.quick else 2, 3)}
-    for network, (side, batch, turns) in shapes.items():
-        works = {
-            "plain": plain_step(network, side, batch),
-            "ours": our_step(network, side, batch),
-            "checkpointing": our_step(network, side, batch, True),
-        }
-        for _ in range(2):
-            losses = {name: work() for name, work in works.items()}
-            for name in ("ours", "checkpointing"):
-                compare_losses(losses[name], losses["plain"])
-        taken = medians(works, settings.turns(turns), settings.clock)
-        work = f"training step, {network} network, {batch} images of {side}×{side}"
+    for network, (side, batch, turns) in shapes(settings).items():
+        works = {"plain": plain_step(network, side, batch), "ours": our_step(network, side, batch)}
+        if network == "paper":
+            works["checkpointing"] = our_step(network, side, batch, "gradient_checkpointing")
+        taken = in_turns(works, turns, settings)
+        work = f"training step, {network} network, {batch} × {side}×{side}"
         rows.append(Row(f"{work}: images/s", "plain released step", taken["plain"] / taken["ours"], "≥ 1.3", taken))
+        if network == "paper":
+            slower = taken["checkpointing"] / taken["ours"]
+            rows.append(Row(f"{work}: time with checkpointing", "without", slower, "≤ 1.35", taken))
         del works
         if settings.quick:
             continue
-        shape = (network, 128, 1) if network == "paper" else (network, side, batch)
-        mib = {
-            "plain": peak_mib(twice_plain, *shape, whole=True),
-            "ours": peak_mib(twice_ours, *shape, whole=True),
-            "checkpointing": peak_mib(twice_ours, *shape, True, whole=True),
-        }
+        # The paper's network at the paper's size: at a smaller one weights and their moments are most of the memory.
+        shape = (network, 256, 1) if network == "paper" else (network, side, batch)
+        mib = {"plain": median_peak(twice_plain, *shape), "ours": median_peak(twice_ours, *shape)}
         of = f"training step, {network} network, {shape[2]} × {shape[1]}×{shape[1]}: peak memory"
         rows.append(Row(of, "plain released step", mib["ours"] / mib["plain"], "≤ 1", mib))
         if network == "paper":
-            slower = taken["checkpointing"] / taken["ours"]
+            mib["checkpointing"] = median_peak(twice_ours, *shape, "gradient_checkpointing")
             rows.append(Row(f"{of} with checkpointing", "without", mib["checkpointing"] / mib["ours"], "≤ 0.7", mib))
-            rows.append(Row(f"{work}: time with checkpointing", "without", slower, "≤ 1.35", taken))
     return rows
 
 
-def twice_ours(network: str, side: int, batch: int, checkpointing: bool = False) -> Callable[[], object]:
+def options(settings: Settings) -> list[Row]:
+    """The time of a step with each option that is off by default, beside one with none."""
+    rows = []
+    for network, (side, batch, turns) in shapes(settings).items():
+        tried = [(option,) for option in OPTIONS] + [OPTIONS]
+        works = {" + ".join(on): our_step(network, side, batch, *on) for on in [(), *tried]}
+        taken = in_turns(works, turns, settings)
+        work = f"training step, {network} network, {batch} × {side}×{side}"
+        for name in list(works)[1:]:
+            rows.append(Row(f"{work}, {name}: time", "without", taken[name] / taken[""], figures=taken))
+    return rows
+
+
+def median_peak(prepare: Callable[..., Callable[[], object]], *shape: object) -> float:
+    """The median of three processes, whose allocators differ by a tenth."""
+    return statistics.median(peak_mib(prepare, *shape, whole=True) for _ in range(3))
+
+
+def twice_ours(network: str, side: int, batch: int, *options: str) -> Callable[[], object]:
     """For `peak_mib`: two steps, so that the optimizers have their moments."""
-    step = our_step(network, side, batch, checkpointing)
+    step = our_step(network, side, batch, *options)
     return lambda: [step() for _ in range(2)]
 
 

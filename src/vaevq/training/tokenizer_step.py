@@ -114,7 +114,6 @@ class TokenizerTrainer:
         self._adapt()
         adversarial = self.discriminator is not None and self.config.loss.has_discriminator(self.images_seen)
         outputs, terms = [], defaultdict[str, list[Tensor]](list)
-        self.optimizer.zero_grad(set_to_none=True)
         for i, batch in enumerate(batches):
             images, noise = self._prepare(batch)
             with _synchronized(self._wrapped, last=i == len(batches) - 1), self.engine.autocast():
@@ -156,8 +155,6 @@ class TokenizerTrainer:
 
         if adversarial:
             assert self.discriminator is not None
-            # The tokenizer's turn leaves no gradient in it (it runs frozen); these are of the last step.
-            self.discriminator_optimizer.zero_grad(set_to_none=True)
             for i, (images, output) in enumerate(outputs):
                 last = i == len(outputs) - 1
                 with _synchronized(self._wrapped_discriminator, last=last), self.engine.autocast():
@@ -204,14 +201,17 @@ class TokenizerTrainer:
     def _apply(
         self, module: nn.Module, optimizer: torch.optim.Optimizer, rate: float, terms: Mapping[str, list[Tensor]]
     ) -> None:
-        """Clips and steps, unless a term or the gradient is not finite."""
+        """Clips and steps, unless a term or the gradient is not finite; frees the gradients for the other's turn."""
         train = self.config.train
         norm = nn.utils.clip_grad_norm_(module.parameters(), train.clip_norm or math.inf)
         where = f"in step {self.images_seen // train.batch_size + 1} (after {self.images_seen} images)"
-        check_finite(self.engine, {name: torch.stack(values) for name, values in terms.items()}, norm, where)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * schedule(self.images_seen, train)
-        optimizer.step()
+        try:
+            check_finite(self.engine, {name: torch.stack(values) for name, values in terms.items()}, norm, where)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * schedule(self.images_seen, train)
+            optimizer.step()
+        finally:
+            optimizer.zero_grad(set_to_none=True)
 
     def initialize(self, model: str) -> Initialization:
         """Starts from a saved model's weights, before the first step; the optimizers start anew.
