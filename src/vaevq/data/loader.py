@@ -1,5 +1,6 @@
 """Batches of images: for training a shuffled stream that can be entered anywhere, for evaluation one ordered walk."""
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -231,7 +232,7 @@ def _from_workers(images: _TrainingImages, order: Iterator[list[_Place]], worker
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_as_it_is,  # __getitems__ makes whole batches
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # the global one must not depend on the number of workers
     )
     try:
@@ -253,5 +254,9 @@ def _as_it_is(cut: T) -> T:
     return cut
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C in a terminal and what a scheduler sends go to a whole group: a run that they end saves first, and needs
+    its workers for the step that it is in."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
