@@ -39,8 +39,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.match(path.name))
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """The state that `save_checkpoint` wrote.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `save_checkpoint` wrote, on the CPU, from where networks and optimizers copy what is theirs.
+
+    On a GPU it would stand beside them, and Adam's step counts would stay there, which it then waits for one by one.
 
     Raises:
         UserError: the file is absent, truncated, damaged or holds more than tensors and plain values.
@@ -51,7 +53,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         # torch checks no checksums, and takes what is no zip file for a pickle of its early days.
         with zipfile.ZipFile(path) as archive:
             sound = archive.testzip() is None
-        state: Any = torch.load(path, map_location=device, weights_only=True) if sound else None
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: it holds more than tensors and plain values, or is damaged{_way_out(path)}") from None
     except (MemoryError, torch.OutOfMemoryError):
