@@ -3,7 +3,7 @@
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -86,8 +86,8 @@ def test_a_failure_while_writing_leaves_the_old_ones_and_nothing_else(
     saved(tmp_path, 1, 2)
     before = {path.name: path.read_bytes() for path in checkpoints(tmp_path)}
 
-    def half(value: Any, file: Path) -> None:
-        Path(file).write_bytes(b"PK half a file")
+    def half(value: Any, file: BinaryIO) -> None:
+        file.write(b"PK half a file")
         raise error
 
     monkeypatch.setattr(torch, "save", half)

@@ -23,10 +23,13 @@ def save_checkpoint(folder: Path, images_seen: int, state: dict[str, Any], keep:
     make_folder(folder)
     path = folder / f"{images_seen:012d}.pt"
     try:
-        with written_aside(path) as aside:
-            torch.save(state, aside)
+        # To a file, not to a path, of whose failure torch's writer keeps no reason.
+        with written_aside(path) as aside, aside.open("wb") as file:
+            torch.save(state, file)
     except RuntimeError as error:  # how torch's writer reports a full disk
-        raise UserError(f"{path}: could not be written ({str(error).splitlines()[0]}); nothing was changed") from None
+        first = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(first, "strerror", None) or str(first).splitlines()[0]
+        raise UserError(f"{path}: could not be written ({reason}); nothing was changed") from None
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
