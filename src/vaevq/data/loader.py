@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vaevq import distributed
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
@@ -235,10 +236,22 @@ def _from_workers(images: _TrainingImages, order: Iterator[list[_Place]], worker
         worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # the global one must not depend on the number of workers
     )
-    try:
+    with killed_workers_named(workers):
         yield from loader
+
+
+@contextmanager
+def killed_workers_named(workers: int) -> Iterator[None]:
+    """For the one who takes batches from workers: torch tells of a killed one wherever the main thread happens to be.
+
+    Raises:
+        UserError: in the place of torch's error. Not on processes other than the first: what one of these alone has to
+            say is lost unless it is a traceback.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
+        if not str(error).startswith("DataLoader worker") or distributed.rank():
             raise
         raise UserError(
             f"a data worker was killed, most likely for want of memory; lower data.workers (now {workers}) "
