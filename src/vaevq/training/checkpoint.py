@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vaevq.errors import UserError
-from vaevq.files import make_folder, written_aside
+from vaevq.files import check_stored, make_folder, written_aside
 
 _NAME = re.compile(r"^(\d{12})\.pt$")
 
@@ -53,6 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
+        check_stored(path)
         # torch checks no checksums, and takes what is no zip file for a pickle of its early days.
         with zipfile.ZipFile(path) as archive:
             sound = archive.testzip() is None
