@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vaevq.errors import UserError
+
 _alone = ContextVar("alone", default=False)
 
 
@@ -55,3 +57,17 @@ def any_process(flag: bool, device: torch.device) -> bool:
     if not is_active():
         return flag
     return bool(all_reduce_sum(torch.tensor(float(flag), device=device)) > 0)
+
+
+def raise_together(mistake: UserError | None, device: torch.device) -> None:
+    """Raises on every process what went wrong on one of them, so that none waits for another for ever.
+
+    All processes call this at the same point of their work.
+    """
+    if not any_process(mistake is not None, device):
+        return
+    mistakes = [mistake]
+    if is_active():
+        mistakes = [None] * world_size()
+        dist.all_gather_object(mistakes, mistake)
+    raise next(found for found in mistakes if found is not None)

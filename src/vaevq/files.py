@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,3 +143,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made a folder: {error.strerror or error}") from None
+
+
+def check_stored(path: Path) -> None:
+    """Passes what torch.save writes, a zip file of members that are not compressed, and what is no zip file at all.
+
+    Raises:
+        zipfile.BadZipFile: there is a compressed member, which could unpack to a thousand times its size.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise zipfile.BadZipFile("a compressed member")

@@ -145,7 +145,7 @@ def _evaluation_rows(folder: Path, tokenizer: Tokenizer) -> Rows:
 
 
 def _checkpoint_rows(path: Path) -> Rows:
-    state = load_checkpoint(path, torch.device("cpu"))
+    state = load_checkpoint(path)
     tensors = {name: value for name, value in state.items() if isinstance(value, dict)}
     embedding = tensors.get("average", {}).get("quantizer.codebook.embedding")
     return [

@@ -13,12 +13,14 @@ from runs import on_two_processes
 from vaevq.config import AutoencoderConfig, EvalConfig, TokenizerConfig, VariationalConfig
 from vaevq.data.index import find_images
 from vaevq.distributed import rank
+from vaevq.errors import UserError
 from vaevq.metrics import evaluation
 from vaevq.metrics.evaluation import Evaluation, evaluate
 from vaevq.metrics.fid import FeatureMoments
 from vaevq.tokenizer import Tokenizer
 
 CONFIG = EvalConfig(metrics=("psnr", "ssim", "frechet", "kid"), resize=16, crop=16, batch_size=3, kid_block=4)
+UNCHANGED = {"metrics": ("psnr",), "resize": None}
 
 
 class TinyFeatures(nn.Module):
@@ -55,6 +57,10 @@ def work(folder: Path) -> None:
     for name, with_reference in (("without", False), ("with", True)):
         result = measure(folder, with_reference)
         (folder / f"{name}-{rank()}.json").write_text(json.dumps(result.to_json()))
+    try:  # of blocks of four images the second process has the second
+        evaluate(tokenizer(), find_images(folder / "small"), CONFIG.model_copy(update=UNCHANGED), device="cpu")
+    except UserError as error:
+        (folder / f"mistake-{rank()}.txt").write_text(str(error))
     moments = FeatureMoments(3)
     if rank() == 0:  # one process without a single vector is no trouble
         moments.update(torch.arange(12.0).view(4, 3).sin())
@@ -75,6 +81,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = ramp * rng.uniform(0.5, 1, 3) + rng.normal(0, 4, (16, 20, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / side / f"{number:02}.png")
     (folder / "images" / "07.png").write_bytes(b"no image")
+    (folder / "small").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 12 if number == 5 else 16)).save(folder / "small" / f"{number}.png")
     on_two_processes(work, folder)
     return folder
 
@@ -90,6 +99,11 @@ def test_two_processes_measure_what_one_measures(folder: Path, name: str) -> Non
         assert first.figures[kid] == alone.figures[kid], "whole blocks: equal to the last digit"
     for part in ("protocol", "histogram", "notes", "unreadable", "best", "worst"):
         assert getattr(first, part) == getattr(alone, part), part
+
+
+def test_a_mistake_that_one_process_finds_is_told_by_both(folder: Path) -> None:
+    told = [(folder / f"mistake-{i}.txt").read_text() for i in range(2)]
+    assert told == ["5.png: 16×12 pixels, smaller than the 16×16 crop; set resize to 16 or more"] * 2
 
 
 def test_a_process_without_images_changes_no_moments(folder: Path) -> None:

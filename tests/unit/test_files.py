@@ -1,12 +1,18 @@
 """Files are written whole or not at all, whatever goes wrong, and nothing is left lying about."""
 
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from runs import files_below
 from vaevq.errors import UserError
 from vaevq.files import remove_leftovers, require_absent, write_text, written_aside
+from vaevq.interop.checkpoints import read_tensors
+from vaevq.nn.weights import read_state_dict
+from vaevq.training.checkpoint import load_checkpoint
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -81,3 +87,16 @@ def test_overwriting_takes_force(tmp_path: Path) -> None:
         require_absent(there, force=False)
     assert str(caught.value) == f"{there[1]} and 1 more already there; --force overwrites"
     require_absent(there, force=True)
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, read_state_dict, read_tensors])
+def test_weights_that_unpack_to_more_than_the_file_are_refused(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """torch unpacks compressed members, which torch.save never writes: a small file could fill the memory."""
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as plain, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+    read(tmp_path / "a.pt")
+    assert torch.load(tmp_path / "b.pt")["weight"].shape == (1000,)
+    with pytest.raises(UserError, match="damaged"):
+        read(tmp_path / "b.pt")

@@ -181,7 +181,7 @@ KINDS: dict[str, Kind] = {
     "comparison": Kind(partial(make_yaml, PLAN), lambda folder: read_plan(folder / "given.yaml"), 100),
     "checkpoint": Kind(
         lambda folder, run: save_checkpoint(folder, 8, STATE, 1),
-        lambda folder: load_checkpoint(folder / "000000000008.pt", torch.device("cpu")),
+        lambda folder: load_checkpoint(folder / "000000000008.pt"),
         200,
     ),
     "model": Kind(make_model, Tokenizer.from_pretrained, 200),

@@ -3,7 +3,7 @@
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -11,8 +11,6 @@ import torch
 from runs import files_below
 from vaevq.errors import UserError
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-
-CPU = torch.device("cpu")
 
 
 def state(value: float) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def refusal(path: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserError) as caught:
-            load_checkpoint(path, CPU)
+            load_checkpoint(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -46,9 +44,23 @@ def test_the_newest_are_kept(tmp_path: Path, keep: int) -> None:
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    loaded = load_checkpoint(saved(tmp_path, 16), CPU)
+    loaded = load_checkpoint(saved(tmp_path, 16))
     assert loaded["images_seen"] == 16
     assert torch.equal(loaded["tokenizer"]["weight"], torch.full((100,), 16.0))
+
+
+def test_what_was_on_another_device_comes_back_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_state_dict` leaves Adam's step counts where they are: on a GPU each would be waited for."""
+    asked: list[object] = []
+    original = torch.load
+
+    def load(*given: Any, map_location: object, **options: Any) -> Any:
+        asked.append(map_location)
+        return original(*given, map_location=map_location, **options)
+
+    monkeypatch.setattr(torch, "load", load)
+    load_checkpoint(saved(tmp_path, 16))
+    assert asked == ["cpu"]
 
 
 def test_files_of_other_names_are_neither_counted_nor_removed(tmp_path: Path) -> None:
@@ -74,8 +86,8 @@ def test_a_failure_while_writing_leaves_the_old_ones_and_nothing_else(
     saved(tmp_path, 1, 2)
     before = {path.name: path.read_bytes() for path in checkpoints(tmp_path)}
 
-    def half(value: Any, file: Path) -> None:
-        Path(file).write_bytes(b"PK half a file")
+    def half(value: Any, file: BinaryIO) -> None:
+        file.write(b"PK half a file")
         raise error
 
     monkeypatch.setattr(torch, "save", half)
@@ -151,4 +163,4 @@ def test_too_little_memory_is_not_called_damage(tmp_path: Path, monkeypatch: pyt
     path = saved(tmp_path, 16)
     monkeypatch.setattr(torch, "load", full)
     with pytest.raises(torch.OutOfMemoryError):
-        load_checkpoint(path, CPU)
+        load_checkpoint(path)

@@ -1,7 +1,10 @@
 """A run folder: what is in it, who may continue it, and what a mistake leaves of it."""
 
 import json
+import multiprocessing
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from vaevq.metrics.evaluation import evaluate
 from vaevq.tokenizer import Tokenizer
 from vaevq.training import loop, tokenizer_loop
 from vaevq.training.tokenizer_loop import train_tokenizer
+from vaevq.training.tokenizer_step import TokenizerTrainer
 
 
 def refusal(config: RunConfig, run_dir: Path) -> str:
@@ -259,3 +263,17 @@ def test_grey_images_train_a_tokenizer_of_one_channel(tmp_path: Path) -> None:
     )
     result = train_tokenizer(config, tmp_path / "run", quiet=True)
     assert result.tokenizer.encode(torch.zeros(1, 1, 8, 8)).shape == (1, 4, 4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_worker_that_is_killed_during_a_step_ends_a_run_in_one_line(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: Any) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        time.sleep(5)  # torch's handler of the signal that a child has died raises here
+
+    monkeypatch.setattr(TokenizerTrainer, "step", step)
+    message = refusal(small_run(photos, data={"workers": 1}), tmp_path / "run")
+    assert message.startswith("a data worker was killed, most likely for want of memory; lower data.workers (now 1)")

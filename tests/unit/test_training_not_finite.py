@@ -128,14 +128,13 @@ def test_the_run_stops_and_its_last_checkpoint_stays(
     )
     (path,) = checkpoints(run_dir / "checkpoints")
     assert path.name == "000000000008.pt"
-    assert all(bool(t.isfinite().all()) for t in tensors(load_checkpoint(path, torch.device("cpu"))).values())
+    assert all(bool(t.isfinite().all()) for t in tensors(load_checkpoint(path)).values())
     assert not (run_dir / "eval.json").exists()
     # What went wrong is mended: the run goes on from there as if nothing had been.
     assert vaevq("train", recipe, "--run-dir", run_dir, "--quiet").code == 0
     assert vaevq("train", recipe, "--run-dir", tmp_path / "whole", "--quiet").code == 0
     ends = [
-        tensors(load_checkpoint(folder / "checkpoints" / "000000000020.pt", torch.device("cpu")))
-        for folder in (run_dir, tmp_path / "whole")
+        tensors(load_checkpoint(folder / "checkpoints" / "000000000020.pt")) for folder in (run_dir, tmp_path / "whole")
     ]
     assert largest_difference(*ends) == 0
 
@@ -147,7 +146,7 @@ def test_far_too_high_a_learning_rate_is_told_as_such(photos: Path, tmp_path: Pa
     assert "is not finite in step 4 (after 12 images), which makes 3 steps in a row; try a lower" in outcome.err
     assert outcome.err.count("\n") == 1
     (path,) = checkpoints(tmp_path / "run" / "checkpoints")
-    assert load_checkpoint(path, torch.device("cpu"))["images_seen"] == 4
+    assert load_checkpoint(path)["images_seen"] == 4
 
 
 EVERY: dict[str, dict[str, Any]] = {
@@ -243,7 +242,7 @@ def test_rolled_back_a_run_goes_on_from_the_last_checkpoint_with_the_next_images
     for number in (2, 5):
         made.images_seen = 4 * (number - 1)
         step(made, batches[number - 1])
-    ended = tensors(load_checkpoint(run_dir / "checkpoints" / "000000000020.pt", torch.device("cpu")))
+    ended = tensors(load_checkpoint(run_dir / "checkpoints" / "000000000020.pt"))
     assert largest_difference(ended, state(made)) == 0
 
 

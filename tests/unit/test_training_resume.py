@@ -1,9 +1,11 @@
 """Killed or interrupted at any moment and started again, a run ends as the one that nothing happened to."""
 
+import errno
 import os
 import random
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from runs import (
     ADVERSARIAL,
+    command_line,
     figures,
     files_below,
     last_checkpoint,
@@ -116,6 +119,26 @@ def test_interrupted_it_saves_first_and_goes_on_where_it_was(
     assert figures(run_dir) == figures(uninterrupted)
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no groups of processes on Windows")
+def test_a_scheduler_that_ends_all_processes_of_a_run_twice_gets_it_saved(
+    uninterrupted: Path, photos: Path, tmp_path: Path
+) -> None:
+    recipe, run_dir = small_recipe(tmp_path, photos, **{**RUN, "data": {"workers": 2}}), tmp_path / "run"
+    words = command_line("train", recipe, "--run-dir", run_dir)
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and len(metrics(run_dir)) < 5:
+            time.sleep(0.002)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(0.005)  # signals that come at once are one
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    stopped = int(newest(run_dir).removesuffix(".pt"))
+    assert f"stopped at {stopped} images; run the same command again to go on" in told
+    finish(tmp_path, recipe)
+    assert equal(last_checkpoint(run_dir), last_checkpoint(uninterrupted))
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="a limit of another process can be set on Linux alone")
 def test_a_disk_that_fills_while_a_run_saves_is_one_line_and_costs_no_checkpoint(
     uninterrupted: Path, photos: Path, tmp_path: Path
@@ -132,7 +155,7 @@ def test_a_disk_that_fills_while_a_run_saves_is_one_line_and_costs_no_checkpoint
     told = log.read_text()
     assert process.exitcode == 2, told
     assert told.count("\n") == 1
-    assert "could not be written (" in told
+    assert f"could not be written ({os.strerror(errno.EFBIG)})" in told, "torch's own words say nothing of the disk"
     assert told.endswith("nothing was changed\n")
     assert not [name for name in files_below(run_dir) if ".part" in name], "no half of a file is left"
     before = newest(run_dir)

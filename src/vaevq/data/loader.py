@@ -1,9 +1,10 @@
 """Batches of images: for training a shuffled stream that can be entered anywhere, for evaluation one ordered walk."""
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vaevq import distributed
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
@@ -231,13 +233,25 @@ def _from_workers(images: _TrainingImages, order: Iterator[list[_Place]], worker
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_as_it_is,  # __getitems__ makes whole batches
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # the global one must not depend on the number of workers
     )
-    try:
+    with killed_workers_named(workers):
         yield from loader
+
+
+@contextmanager
+def killed_workers_named(workers: int) -> Iterator[None]:
+    """For the one who takes batches from workers: torch tells of a killed one wherever the main thread happens to be.
+
+    Raises:
+        UserError: in the place of torch's error. Not on processes other than the first: what one of these alone has to
+            say is lost unless it is a traceback.
+    """
+    try:
+        yield
     except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
+        if not str(error).startswith("DataLoader worker") or distributed.rank():
             raise
         raise UserError(
             f"a data worker was killed, most likely for want of memory; lower data.workers (now {workers}) "
@@ -253,5 +267,9 @@ def _as_it_is(cut: T) -> T:
     return cut
 
 
-def _leave_interrupts_to_the_parent(_: int) -> None:
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C in a terminal and what a scheduler sends go to a whole group: a run that they end saves first, and needs
+    its workers for the step that it is in."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

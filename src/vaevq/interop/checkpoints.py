@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vaevq.errors import UserError
+from vaevq.files import check_stored
 
 _WITHIN = ("state_dict", "ema", "model")
 """Where training code keeps a model's tensors in its checkpoint; the first that is there counts."""
@@ -61,6 +62,7 @@ def _unpickled(file: Path) -> Any:
     allowed += [(_Nothing, name) for name in callbacks]
     allowed += [(_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     try:
+        check_stored(file)
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

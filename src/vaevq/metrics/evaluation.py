@@ -93,15 +93,20 @@ def evaluate(
     rank, world_size = distributed.rank(), distributed.world_size()
     done, total = 0, sum(i // config.kid_block % world_size == rank for i in range(len(ordered)))
     with _evaluation_mode(tokenizer), torch.inference_mode():
-        for batch in evaluation_batches(ordered, config, channels, rank=rank, world_size=world_size):
-            images = batch.images.to(device)
-            output: TokenizerOutput = tokenizer(images.to(dtype))
-            tally.update(batch, images, output)
-            if continuous is not None:
-                continuous.update(batch, images, _softly(tokenizer, output))
-            done += len(images)
-            if progress is not None:
-                progress(done, total)
+        mistake = None
+        try:
+            for batch in evaluation_batches(ordered, config, channels, rank=rank, world_size=world_size):
+                images = batch.images.to(device)
+                output: TokenizerOutput = tokenizer(images.to(dtype))
+                tally.update(batch, images, output)
+                if continuous is not None:
+                    continuous.update(batch, images, _softly(tokenizer, output))
+                done += len(images)
+                if progress is not None:
+                    progress(done, total)
+        except UserError as error:
+            mistake = error
+        distributed.raise_together(mistake, device)
         figures = tally.figures()
         soft_figures = continuous.figures() if continuous is not None else {}
 

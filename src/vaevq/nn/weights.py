@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vaevq.errors import UserError
-from vaevq.files import written_aside
+from vaevq.files import check_stored, written_aside
 
 # Under NumPy 1 this function lives in numpy.core, under NumPy 2 in numpy._core; pickles name either.
 _RECONSTRUCT = np.ndarray(0).__reduce__()[0]
@@ -88,6 +88,7 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         UserError: the file is absent, damaged, or holds anything but named tensors; nothing of it is run.
     """
     try:
+        check_stored(file)
         with warnings.catch_warnings(action="ignore"):  # torch warns of strange pickles before it refuses them
             state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

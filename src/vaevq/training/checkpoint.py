@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from vaevq.errors import UserError
-from vaevq.files import make_folder, written_aside
+from vaevq.files import check_stored, make_folder, written_aside
 
 _NAME = re.compile(r"^(\d{12})\.pt$")
 
@@ -23,10 +23,13 @@ def save_checkpoint(folder: Path, images_seen: int, state: dict[str, Any], keep:
     make_folder(folder)
     path = folder / f"{images_seen:012d}.pt"
     try:
-        with written_aside(path) as aside:
-            torch.save(state, aside)
+        # To a file, not to a path, of whose failure torch's writer keeps no reason.
+        with written_aside(path) as aside, aside.open("wb") as file:
+            torch.save(state, file)
     except RuntimeError as error:  # how torch's writer reports a full disk
-        raise UserError(f"{path}: could not be written ({str(error).splitlines()[0]}); nothing was changed") from None
+        first = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(first, "strerror", None) or str(first).splitlines()[0]
+        raise UserError(f"{path}: could not be written ({reason}); nothing was changed") from None
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -39,8 +42,10 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.match(path.name))
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """The state that `save_checkpoint` wrote.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that `save_checkpoint` wrote, on the CPU, from where networks and optimizers copy what is theirs.
+
+    On a GPU it would stand beside them, and Adam's step counts would stay there, which it then waits for one by one.
 
     Raises:
         UserError: the file is absent, truncated, damaged or holds more than tensors and plain values.
@@ -48,10 +53,11 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
+        check_stored(path)
         # torch checks no checksums, and takes what is no zip file for a pickle of its early days.
         with zipfile.ZipFile(path) as archive:
             sound = archive.testzip() is None
-        state: Any = torch.load(path, map_location=device, weights_only=True) if sound else None
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if sound else None
     except pickle.UnpicklingError:
         raise UserError(f"{path}: it holds more than tensors and plain values, or is damaged{_way_out(path)}") from None
     except (MemoryError, torch.OutOfMemoryError):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vaevq.distributed import any_process
+from vaevq.distributed import raise_together
 from vaevq.errors import UserError
 
 
@@ -45,17 +45,8 @@ class Engine:
             yield
 
     def raise_together(self, mistake: UserError | None) -> None:
-        """Raises on every process what went wrong on one of them, so that none waits for another for ever.
-
-        All processes call this at the same point of their work.
-        """
-        if not any_process(mistake is not None, self.device):
-            return
-        mistakes = [mistake]
-        if self.world_size > 1:
-            mistakes = [None] * self.world_size
-            dist.all_gather_object(mistakes, mistake)
-        raise next(found for found in mistakes if found is not None)
+        """See `vaevq.distributed.raise_together`."""
+        raise_together(mistake, self.device)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

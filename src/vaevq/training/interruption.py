@@ -6,7 +6,10 @@ from typing import Self
 
 
 class Interruption:
-    """A context in which the first SIGINT or SIGTERM only sets `requested`; a second Ctrl-C interrupts at once."""
+    """A context in which SIGINT and SIGTERM only set `requested`; a Ctrl-C after that interrupts at once.
+
+    A second SIGTERM does not: what a scheduler sends to all processes of a job is passed on by torchrun once more.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -22,6 +25,6 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True

@@ -153,7 +153,7 @@ class Loop(ABC, Generic[Batch]):
         if saved:
             what = f"back to the weights of {saved[-1].name}, on with the next images"
             with self.place.together():
-                state = load_checkpoint(saved[-1], self.place.device)
+                state = load_checkpoint(saved[-1])
             self._trainer.load_state_dict(state)
         self._trainer.images_seen = seen + self.train.batch_size
         self.passed_over += 1

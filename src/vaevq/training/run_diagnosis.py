@@ -100,7 +100,7 @@ def _earlier(config: RunConfig, model: TokenizerConfig, saved: Sequence[Path]) -
     regular = [path for path in saved if int(path.stem) < last and int(path.stem) % every < config.train.batch_size]
     if not regular:
         return None
-    earlier, weights = Tokenizer(model), load_checkpoint(regular[-1], torch.device("cpu"))["average"]
+    earlier, weights = Tokenizer(model), load_checkpoint(regular[-1])["average"]
     embedding = weights.get("quantizer.codebook.embedding")
     if embedding is not None and len(embedding) != model.quantizer.codebook_size:
         return None
@@ -110,7 +110,7 @@ def _earlier(config: RunConfig, model: TokenizerConfig, saved: Sequence[Path]) -
 
 def _discriminator(config: RunConfig, checkpoint: Path) -> PatchDiscriminator | None:
     """None before it has joined: its term has no part in the loss."""
-    loss, state = config.loss, load_checkpoint(checkpoint, torch.device("cpu"))
+    loss, state = config.loss, load_checkpoint(checkpoint)
     if not loss.has_discriminator(state["images_seen"] - config.train.batch_size):
         return None
     channels = config.model.autoencoder.image_channels

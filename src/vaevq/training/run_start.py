@@ -39,8 +39,6 @@ CHANGES_NO_RESULT = {
 class Continued(Protocol):
     """What can go on from a checkpoint."""
 
-    engine: Engine
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a state."""
 
@@ -86,7 +84,7 @@ def resume(
             )
     if data_file and data:
         _check_data(run_dir / data_file, data)
-    state = load_checkpoint(saved[-1], trainer.engine.device)
+    state = load_checkpoint(saved[-1])
     try:
         trainer.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError, ValueError) as error:

@@ -18,7 +18,7 @@ import torch
 from vaevq.card import renew_page
 from vaevq.config import EvalConfig, RunConfig, VqganLcConfig
 from vaevq.data.held_out import RunImages, run_images
-from vaevq.data.loader import ImageBatch, training_batches
+from vaevq.data.loader import ImageBatch, killed_workers_named, training_batches
 from vaevq.data.split import subjects_of
 from vaevq.data.unreadable import UnreadableLog
 from vaevq.data.volumes.entries import check_channels
@@ -123,7 +123,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                     f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
                     "and held-out figures before that are of a decoder that has seen none"
                 )
-            _Loop(config, run_dir, place, trainer, images, tracker).run()
+            with killed_workers_named(config.data.workers):
+                _Loop(config, run_dir, place, trainer, images, tracker).run()
             tokenizer = trainer.averaged
             tracker.message(f"evaluating on {len(images.held_out)} held-out images")
             evaluation = _final_evaluation(config, run_dir, place, tokenizer, images)
