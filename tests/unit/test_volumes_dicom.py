@@ -11,6 +11,7 @@ import pytest
 from runs import vaevq
 from vaevq.data.index import find_images
 from vaevq.data.split import subjects_of
+from vaevq.data.volumes import cache as cache_module
 from vaevq.data.volumes.cache import open_volume
 from vaevq.data.volumes.source import write_nifti
 from vaevq.errors import UserError
@@ -118,3 +119,32 @@ def test_what_is_no_dicom_and_a_missing_package_are_said(tmp_path: Path, monkeyp
     (folder / "x.dcm").write_text("no slice")
     with pytest.raises(UserError, match=r"pip install 'vaevq\[dicom\]'"):
         find_images(folder)
+
+
+def test_the_folder_of_a_series_is_listed_when_it_is_found_and_not_for_its_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, listed = write_series(tmp_path / "series", ball((14, 12, 9))), list[Path]()
+    index, listing = find_images(folder), Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: (listed.append(path), listing(path))[1])
+    for entry in index:
+        entry.load(1)
+    assert listed == []
+    slices = [entry.load(1) for entry in find_images(folder)]
+    assert listed.count(folder) == 1
+    assert len(slices) == len(index) > 1
+
+
+def test_a_series_that_changed_after_it_was_found_is_not_taken_for_the_one_it_was(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series", ball((14, 12, 9)))
+    index = find_images(folder)
+    kept = list((tmp_path / "cache" / "volumes").glob("*.npy"))
+    assert len(kept) == 1
+    kept[0].unlink()
+    write_series(tmp_path / "other", ball((14, 12, 9), seed=5))
+    for file in folder.iterdir():
+        (tmp_path / "other" / file.name).rename(file)
+    cache_module._mapped.cache_clear()
+    with pytest.raises(UserError, match="series: has changed since it was looked through; run the command again"):
+        index[2].load(1)
+    assert not kept[0].exists(), "nothing is kept under the name of the first"

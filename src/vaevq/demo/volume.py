@@ -160,10 +160,10 @@ def _channels(sliced: SlicedVolume, file: Path) -> list[tuple[Floats, Floats]]:
     """Of each channel the voxels in the window, in [-1, 1], as they were and as they are in the reconstructed file."""
     found = []
     for channel, window in zip(sliced.volume.channels, sliced.windows, strict=True):
-        opened = open_volume(channel.path)
+        opened = channel.header
         both = [
             window.apply(channel_voxels(place, cached=False), opened.slope, opened.inter)
-            for place in (channel, Channel(str(file), channel.frame))
+            for place in (channel, Channel.of(str(file), channel.frame))
         ]
         if not all(bool(np.isfinite(values).all()) for values in both):
             raise UserError(f"{channel.path}: its intensities cannot be computed with: they are too large or too close")

@@ -9,7 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vaevq.config import Axis, VolumesConfig
 from vaevq.data.images import Pixels
-from vaevq.data.volumes.cache import open_volume
 from vaevq.data.volumes.entries import SlicedVolume, SliceEntry, channel_voxels
 from vaevq.data.volumes.layout import Channel
 from vaevq.data.volumes.slices import AXES, EDGES, Slicing
@@ -88,8 +87,8 @@ def volume_picture(path: Path, config: VolumesConfig) -> Image.Image:
     Raises:
         UserError: it cannot be read, or there is nothing to see.
     """
-    opened = open_volume(str(path))
-    voxels = channel_voxels(Channel(str(path), 0), cached=False)
+    channel = Channel.of(str(path), 0)
+    opened, voxels = channel.header, channel_voxels(channel, cached=False)
     try:
         window = Window.of(voxels, opened.slope, opened.inter, config.percentiles)
     except ValueError as error:

@@ -37,23 +37,33 @@ def identity(path: str) -> Identity:
     return os.path.abspath(path), sum(status.st_size for status in found), newest  # noqa: PTH100 - keeps links
 
 
-def open_volume(path: str) -> VolumeFile:
-    """The header of a NIfTI file, or of the DICOM series in a folder. UnreadableImage where it is none."""
-    return _opened(identity(path), path)
+def open_volume(path: str, known: Identity | None = None) -> VolumeFile:
+    """The header of a NIfTI file, or of the DICOM series in a folder.
+
+    Args:
+        path: of the file or the folder.
+        known: its identity when it was found. A folder keeps it, so that it is not listed for each of its slices; a
+            file is looked at again.
+
+    Raises:
+        UnreadableImage: it is none, or a folder that is no longer the known one.
+    """
+    return _opened(_now(path, known), path)
 
 
-def stored_voxels(path: str, *, cached: bool) -> npt.NDArray[Any]:
+def stored_voxels(path: str, known: Identity | None = None, *, cached: bool) -> npt.NDArray[Any]:
     """The voxels of a file as they are stored, without reading those that are not asked for, where that is possible.
 
     Args:
         path: of the file, or the folder of a DICOM series.
+        known: see `open_volume`.
         cached: unpacked voxels are kept in the cache folder; otherwise those of the last files stay in memory.
 
     Raises:
-        UnreadableImage: it is absent or damaged.
+        UnreadableImage: it is absent or damaged, or a folder that is no longer the known one.
         UserError: the cache cannot be written.
     """
-    return (_mapped if cached else _held)(identity(path), path)
+    return (_mapped if cached else _held)(_now(path, known), path)
 
 
 def kept_facts(key: str) -> Path:
@@ -76,16 +86,22 @@ def write_facts(path: Path, facts: Any) -> None:
         aside.write_text(json.dumps(facts), encoding="utf-8")
 
 
+def _now(path: str, known: Identity | None) -> Identity:
+    return known if known is not None and Path(path).is_dir() else identity(path)
+
+
 @lru_cache(maxsize=4096)
-def _opened(_: Identity, path: str) -> VolumeFile:
-    return open_series(path) if Path(path).is_dir() else open_nifti(path)
+def _opened(key: Identity, path: str) -> VolumeFile:
+    opened = open_series(path) if Path(path).is_dir() else open_nifti(path)
+    _check_unchanged(key, path)
+    return opened
 
 
 @lru_cache(maxsize=256)
 def _mapped(key: Identity, path: str) -> npt.NDArray[Any]:
     opened = _opened(key, path)
     if not opened.is_packed:
-        return opened.read()
+        return _voxels(key, path)
     kept = kept_facts(json.dumps(["voxels", *key])).with_suffix(".npy")
     make_folder(kept.parent)
     with FileLock(f"{kept}.lock"):  # processes of one run come to it at the same time
@@ -93,7 +109,7 @@ def _mapped(key: Identity, path: str) -> npt.NDArray[Any]:
         if voxels is None:
             try:
                 with written_aside(kept) as aside, aside.open("wb") as file:
-                    np.save(file, np.asfortranarray(opened.read()), allow_pickle=False)
+                    np.save(file, np.asfortranarray(_voxels(key, path)), allow_pickle=False)
             except UserError as error:
                 if isinstance(error, UnreadableImage):
                     raise
@@ -105,7 +121,18 @@ def _mapped(key: Identity, path: str) -> npt.NDArray[Any]:
 
 @lru_cache(maxsize=4)
 def _held(key: Identity, path: str) -> npt.NDArray[Any]:
-    return _opened(key, path).read()
+    return _voxels(key, path)
+
+
+def _voxels(key: Identity, path: str) -> npt.NDArray[Any]:
+    voxels = _opened(key, path).read()
+    _check_unchanged(key, path)  # nothing is kept of one file under the name of another
+    return voxels
+
+
+def _check_unchanged(key: Identity, path: str) -> None:
+    if identity(path) != key:
+        raise UnreadableImage(f"{path}: has changed since it was looked through; run the command again")
 
 
 def _kept_voxels(path: Path, of: VolumeFile) -> npt.NDArray[Any] | None:

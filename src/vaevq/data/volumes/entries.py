@@ -9,7 +9,7 @@ import numpy as np
 from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageEntry
 from vaevq.data.images import Floats, UnreadableImage, resize_shorter
-from vaevq.data.volumes.cache import open_volume, stored_voxels
+from vaevq.data.volumes.cache import stored_voxels
 from vaevq.data.volumes.layout import Channel, Volume
 from vaevq.data.volumes.slices import Slicing
 from vaevq.data.volumes.window import BACKGROUND, Window
@@ -65,7 +65,7 @@ class SlicedVolume:
         return zip(self.volume.channels, self.windows, strict=True)
 
     def _of_channel(self, channel: Channel, window: Window, place: int) -> Floats:
-        opened = open_volume(channel.path)
+        opened = channel.header
         voxels = channel_voxels(channel, cached=self.cached)
         return window.apply(self.slicing.plane(voxels, place), opened.slope, opened.inter)
 
@@ -147,6 +147,6 @@ def coverage_rows(volumes: Sequence[SlicedVolume]) -> list[tuple[str, str]]:
 
 def channel_voxels(channel: Channel, *, cached: bool) -> np.ndarray:
     """The stored voxels of a channel in RAS, x×y×z; a view, where they need not be unpacked."""
-    voxels = stored_voxels(channel.path, cached=cached)
+    voxels = stored_voxels(channel.path, channel.identity, cached=cached)
     frame = voxels[..., channel.frame] if voxels.ndim == 4 else voxels
-    return open_volume(channel.path).orientation.to_ras(frame)
+    return channel.header.orientation.to_ras(frame)

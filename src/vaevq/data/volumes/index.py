@@ -14,7 +14,7 @@ from filelock import FileLock
 from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageIndex
 from vaevq.data.images import UnreadableImage
-from vaevq.data.volumes.cache import identity, kept_facts, open_volume, read_facts, write_facts
+from vaevq.data.volumes.cache import kept_facts, read_facts, write_facts
 from vaevq.data.volumes.entries import SlicedVolume, channel_voxels
 from vaevq.data.volumes.layout import Volume, find_volumes
 from vaevq.data.volumes.slices import AXES, Slicing
@@ -74,7 +74,7 @@ def index_volumes(paths: Sequence[Path], config: VolumesConfig, location: str, *
 
 
 def _sliced(volume: Volume, facts: _Facts, config: VolumesConfig, cached: bool) -> SlicedVolume:
-    opened = open_volume(volume.channels[0].path)
+    opened = volume.channels[0].header
     shape, sizes = opened.ras_shape, opened.voxel_sizes
     slicing = Slicing(shape, config.axis, config.size, config.fit, ())
     area = slicing.plane_shape[0] * slicing.plane_shape[1]
@@ -97,7 +97,7 @@ def _sliced(volume: Volume, facts: _Facts, config: VolumesConfig, cached: bool) 
 
 
 def _facts_path(volume: Volume, config: VolumesConfig) -> Path:
-    files: list[Any] = [[*identity(channel.path), channel.frame] for channel in volume.channels]
+    files: list[Any] = [[*channel.identity, channel.frame] for channel in volume.channels]
     return kept_facts(json.dumps([files, config.percentiles, config.foreground, config.axis]))
 
 
@@ -115,13 +115,13 @@ def _facts(volume: Volume, config: VolumesConfig, cached: bool) -> _Facts:
 
 
 def _looked_through(volume: Volume, config: VolumesConfig, cached: bool) -> _Facts:
-    slicing = Slicing(open_volume(volume.channels[0].path).ras_shape, config.axis, None, "pad", ())
+    slicing = Slicing(volume.channels[0].header.ras_shape, config.axis, None, "pad", ())
     planes = slicing.planes_in_all
     seen = [np.zeros(slicing.plane_shape, dtype=bool) for _ in range(planes)]
     energy = [0.0] * planes
     windows = []
     for channel in volume.channels:
-        opened, voxels = open_volume(channel.path), channel_voxels(channel, cached=cached)
+        opened, voxels = channel.header, channel_voxels(channel, cached=cached)
         try:
             window = Window.of(voxels, opened.slope, opened.inter, config.percentiles)
         except ValueError as error:

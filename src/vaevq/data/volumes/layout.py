@@ -3,11 +3,12 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from vaevq.config import VolumesConfig
-from vaevq.data.volumes.cache import open_volume
+from vaevq.data.volumes.cache import Identity, identity, open_volume
 from vaevq.data.volumes.dicom import is_dicom_name
 from vaevq.data.volumes.source import VolumeFile
 from vaevq.errors import UserError
@@ -25,11 +26,22 @@ _SUBJECT = re.compile(r"(BraTS20(?:\d\d)?_(?:[A-Za-z]+_)?\d+|sub-[A-Za-z0-9]+)(?
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel of a volume: a file, and the place on its fourth axis where it has one."""
+    """One channel of a volume: a file as it was when it was found, and the place on its fourth axis, if it has one."""
 
     path: str
+    identity: Identity
     frame: int
     contrast: str = ""
+
+    @classmethod
+    def of(cls, path: str, frame: int, contrast: str = "") -> Self:
+        """A channel of a file as it is now. UnreadableImage where it is absent."""
+        return cls(path, identity(path), frame, contrast)
+
+    @property
+    def header(self) -> VolumeFile:
+        """Of its file. UnreadableImage where it is none, or has changed."""
+        return open_volume(self.path, self.identity)
 
 
 @dataclass(frozen=True)
@@ -116,8 +128,8 @@ def _brats(matches: dict[Path, re.Match[str]], config: VolumesConfig, location: 
                 f"{location}: {visit} has no contrast {missing[0]} (it has {has}); data.volumes.contrasts names "
                 "those to take"
             )
-        channels = [Channel(str(files[contrast]), 0, contrast) for contrast in wanted]
-        opened = [open_volume(channel.path) for channel in channels]
+        channels = [Channel.of(str(files[contrast]), 0, contrast) for contrast in wanted]
+        opened = [channel.header for channel in channels]
         for file in opened:
             if file.frames > 1:
                 raise UserError(f"{file.path}: {file.frames} volumes on a fourth axis, where a contrast is one")
@@ -147,9 +159,9 @@ def _one_a_file(paths: Sequence[Path], config: VolumesConfig, location: str) -> 
         named[name] = path
         begun = _SUBJECT.match(name)
         subject = begun[1] if begun else name
-        frames = open_volume(str(path)).frames
-        channels = [Channel(str(path), frame) for frame in range(frames)]
-        if config.fourth == "channels" or frames == 1:
+        first = Channel.of(str(path), 0)
+        channels = [replace(first, frame=frame) for frame in range(first.header.frames)]
+        if config.fourth == "channels" or len(channels) == 1:
             volumes.append(Volume(name, subject, tuple(channels)))
         else:
             volumes += [Volume(f"{name}@{channel.frame}", subject, (channel,)) for channel in channels]
