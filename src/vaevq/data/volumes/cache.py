@@ -71,6 +71,11 @@ def kept_facts(key: str) -> Path:
     return _folder() / f"{hashlib.sha256(f'{VERSION}{key}'.encode()).hexdigest()[:32]}.json"
 
 
+def kept_voxels(key: Identity) -> Path:
+    """The file in which the unpacked voxels of a packed one are kept."""
+    return kept_facts(json.dumps(["voxels", *key])).with_suffix(".npy")
+
+
 def read_facts(path: Path) -> Any:
     """What `write_facts` has written; None where it is not there, or damaged."""
     try:
@@ -102,7 +107,7 @@ def _mapped(key: Identity, path: str) -> npt.NDArray[Any]:
     opened = _opened(key, path)
     if not opened.is_packed:
         return _voxels(key, path)
-    kept = kept_facts(json.dumps(["voxels", *key])).with_suffix(".npy")
+    kept = kept_voxels(key)
     make_folder(kept.parent)
     with FileLock(f"{kept}.lock"):  # processes of one run come to it at the same time
         voxels = _kept_voxels(kept, opened)

@@ -17,6 +17,7 @@ from vaevq.data.images import UnreadableImage
 from vaevq.data.volumes.cache import kept_facts, read_facts, write_facts
 from vaevq.data.volumes.entries import SlicedVolume, channel_voxels
 from vaevq.data.volumes.layout import Volume, find_volumes
+from vaevq.data.volumes.room import make_room
 from vaevq.data.volumes.slices import AXES, Slicing
 from vaevq.data.volumes.window import Window
 from vaevq.errors import UserError
@@ -57,9 +58,12 @@ def index_volumes(paths: Sequence[Path], config: VolumesConfig, location: str, *
         cached: unpacked voxels are kept on disk.
 
     Raises:
-        UserError: see `find_volumes`; a volume that cannot be read, holds nothing, or voxels that are not finite.
+        UserError: see `find_volumes` and `make_room`; a volume that cannot be read, holds nothing, or voxels that are
+            not finite.
     """
     volumes = find_volumes(paths, config, location)
+    if cached:
+        make_room(volumes, location)
     unknown = [volume for volume in volumes if not _facts_path(volume, config).is_file()]
     if len(unknown) >= SAY_FROM:
         print(f"{location}: looking through {len(unknown)} volumes once", file=sys.stderr)
