@@ -1,9 +1,13 @@
 """Files are damaged, and what reads them is held to: taken, or refused in one line, in time."""
 
 import contextlib
+import gzip
 import json
+import math
 import random
+import struct
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,8 +93,24 @@ def damage(folder: Path, chance: random.Random) -> None:
             path.write_text(json.dumps(tree) if path.suffix == ".json" else yaml.safe_dump(tree))
     elif path.suffix == ".safetensors" and chance.random() < 0.3:
         path.write_bytes(crafted_tokens(chance))
+    elif path.name.endswith((".nii", ".nii.gz")) and chance.random() < 0.5:
+        with contextlib.suppress(OSError, EOFError, zlib.error):  # it is damaged already
+            path.write_bytes(crafted_volume(path.read_bytes(), chance))
     else:
         path.write_bytes(damaged(path.read_bytes(), chance))
+
+
+def crafted_volume(content: bytes, chance: random.Random) -> bytes:
+    """A NIfTI-1 file, packed where it was, whose header asks for other sizes than it has."""
+    packed = content[:2] == b"\x1f\x8b"
+    data = bytearray(gzip.decompress(content) if packed else content)
+    sides = struct.pack("<4h", 3, *(chance.choice([-1, 0, 1, 9, 500, 32767, 32767]) for _ in range(3)))
+    offset = struct.pack("<f", chance.choice([-1.0, 0.0, 100.0, 352.0, 2.0**24, 2.0**31, 3e38, math.nan, math.inf]))
+    extension = struct.pack("<4s2i", b"\1", chance.choice([-16, 0, 8, 2**20, 2**31 - 16]), chance.randrange(9))
+    for place, field in ((40, sides), (108, offset), (348, extension)):
+        if chance.random() < 0.6:
+            data[place : place + len(field)] = field
+    return gzip.compress(data) if packed else bytes(data)
 
 
 def crafted_tokens(chance: random.Random) -> bytes:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import struct
 import tempfile
 from collections.abc import Callable
@@ -167,7 +168,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     "cut": ("x.nii", lambda p: written(ball((9, 9, 9)))(p)[:900], "x.nii: "),
     "many voxels": (
         "x.nii.gz",
-        lambda p: gzip.compress(header(p, (500, 500, 500))),
+        lambda p: gzip.compress(header(p, (500, 500, 500)) + random.Random(0).randbytes(300_000)),
         "x.nii.gz: 500×500×500 voxels, more",
     ),
     "long": ("x.nii.gz", lambda p: gzip.compress(header(p, (1, 1, 30_000))), f"more than {MAX_SIDE} on a side"),

@@ -1,8 +1,11 @@
 """Volumes found and read: layouts, subjects, windows, the cache; and bad input, each named in one line."""
 
+import gzip
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,6 +232,22 @@ def text(path: Path) -> Path:
     return path
 
 
+def asking(path: Path, *fields: tuple[int, bytes], more: bytes = b"") -> Path:
+    """A sound file with other bytes at some places of its header, and more of it than it has."""
+    whole = write_volume(path.with_suffix(".nii"), ball((6, 6, 6))).read_bytes()
+    content = bytearray(whole + more)
+    for place, value in fields:
+        content[place : place + len(value)] = value
+    path.with_suffix(".nii").unlink()
+    path.write_bytes(gzip.compress(content, 1) if path.name.endswith(".gz") else content)
+    return path
+
+
+DIM, OFFSET, EXTENSION = 42, 108, 348
+BOMB = ((OFFSET, struct.pack("<f", 2.0**31)), (EXTENSION, b"\1\0\0\0" + struct.pack("<ii", 2**31 - 16, 6)))
+MANY = (DIM, struct.pack("<3h", 2000, 2000, 500))
+
+
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
@@ -242,14 +261,26 @@ def text(path: Path) -> Path:
         (lambda p: write_volume(p, np.ones((6, 6), np.int16)), "plane.nii", r"plane\.nii: 6×6 voxels; a volume has"),
         (text, "text.nii.gz", r"text\.nii\.gz: "),
         (text, "text.nii", r"text\.nii: "),
+        (lambda p: p.touch() or p, "empty.nii.gz", r"empty\.nii\.gz: the file is empty"),
+        (lambda p: asking(p, *BOMB, more=bytes(1 << 25)), "bomb.nii.gz", "bomb.nii.gz: more than 16 MiB of header ext"),
+        (lambda p: asking(p, *BOMB, more=bytes(1 << 25)), "bomb.nii", "bomb.nii: more than 16 MiB of header ext"),
+        (lambda p: asking(p, MANY), "many.nii.gz", "many.nii.gz: 2000×2000×500 voxels cannot be in a file of"),
+        (lambda p: asking(p, MANY), "many.nii", "many.nii: 2000×2000×500 voxels cannot be in a file of 784 bytes"),
+        (lambda p: asking(p, (DIM, b"\xff\x7f" * 3)), "all.nii", "voxels are more than there can be"),
+        (lambda p: asking(p, (OFFSET, bytes(4))), "at0.nii", "at0.nii: its voxels begin at byte 0, inside a header of"),
     ],
 )
 def test_a_volume_that_is_none_is_named_in_one_line(
     make: Callable[[Path], Path], name: str, message: str, tmp_path: Path
 ) -> None:
+    path = make(tmp_path / name)
+    tracemalloc.start()
     with pytest.raises(UserError, match=message) as caught:
-        found(make(tmp_path / name))
+        found(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     assert "\n" not in str(caught.value)
+    assert most < 4 << 20, f"{most:,} bytes were taken"
 
 
 def missing_contrast(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A visitor's volume through a tokenizer of slices: nothing in the file is trusted; what comes back is a file too."""
 
-import gzip
 import math
 import shutil
 import weakref
@@ -20,7 +19,7 @@ from vaevq.data.volumes.entries import SlicedVolume, channel_voxels, sliced_volu
 from vaevq.data.volumes.index import index_volumes
 from vaevq.data.volumes.layout import Channel, is_volume_name
 from vaevq.data.volumes.slices import AXES, EDGES, Slicing
-from vaevq.data.volumes.source import MOST_HEADER, VolumeFile, parse_prefix, unreadable
+from vaevq.data.volumes.source import VolumeFile
 from vaevq.errors import UserError
 from vaevq.metrics.codebook import CodebookStatistics, TokenHistogram
 from vaevq.report.pictures import error_map
@@ -35,9 +34,6 @@ MAX_SIDE = 512
 
 _MOST_STRETCH = 8
 """A picture of slices that lie further apart than so many of their own voxels is not stretched to scale."""
-
-_HEADER = 540
-"""Bytes of the longer of the two kinds of NIfTI header."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,18 +131,9 @@ def _shown(tokenizer: Tokenizer, path: Path, config: VolumesConfig, file: Path) 
 
 
 def _checked(path: Path, axis: Axis) -> VolumeFile:
-    """The header, before anything is unpacked that it asks for."""
+    """The header, before its voxels are unpacked."""
     if not is_volume_name(path.name):
         raise UnreadableImage(f"{path.name}: not a NIfTI file: its name ends neither in .nii nor in .nii.gz")
-    if not path.stat().st_size:
-        raise UnreadableImage(f"{path.name}: the file is empty")
-    try:
-        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            start = file.read(_HEADER)
-    except Exception as error:  # whatever the unpacking of a damaged file runs into
-        raise unreadable(path.name, error) from None
-    if not 0 <= float(parse_prefix(start, path.name)["vox_offset"]) <= MOST_HEADER:
-        raise UnreadableImage(f"{path.name}: more than {MOST_HEADER >> 20} MiB of header extensions")
     opened = open_volume(str(path))
     shape = "×".join(map(str, opened.shape))
     if math.prod(opened.shape) > MAX_VOXELS:

@@ -1,6 +1,5 @@
 """What a token file keeps of volumes, so that they come back on their own grid: plain JSON, and headers as bytes."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,6 @@ from vaevq.data.volumes.slices import Slicing
 from vaevq.data.volumes.source import MOST_HEADER, VolumeFile, described, parse_prefix
 from vaevq.data.volumes.window import Window
 from vaevq.errors import UserError
-
-MOST_VOXELS = 2**33
-"""A file of more is not written: a header that asks for it is damaged, or a trap."""
 
 _NAME = r"(?i)^[^/\\\x00.][^/\\\x00]*\.nii(\.gz)?$"
 
@@ -76,9 +72,6 @@ class VolumeRecord:
     def __post_init__(self) -> None:
         if len({file.name for file in self.files}) < len(self.files):
             raise UserError("two of its volumes' files are of one name")
-        for file, opened in zip(self.files, self.opened, strict=True):
-            if math.prod(opened.shape) > MOST_VOXELS:
-                raise UserError(f"'{file.name}': {math.prod(opened.shape):,} voxels are more than there can be")
         for volume in self.volumes:
             self._check(volume)
 

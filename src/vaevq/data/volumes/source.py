@@ -1,6 +1,7 @@
 """One file's voxels as they are stored, and what is needed to write them again: NIfTI-1 and NIfTI-2, packed or not."""
 
 import gzip
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,15 @@ from vaevq.errors import UserError
 
 MOST_HEADER = 16 << 20
 """Bytes before the voxels, extensions among them, that are taken along."""
+
+MOST_VOXELS = 2**33
+"""A header that asks for more is damaged, or a trap."""
+
+_LONGEST_HEADER = 540
+"""Bytes of NIfTI-2's; NIfTI-1's is shorter."""
+
+_MOST_PACKED = 1032
+"""Bytes that one byte of a gzip file can unpack to, by the format."""
 
 GZIP_LEVEL = 6
 
@@ -94,26 +104,40 @@ def _unlogged() -> Iterator[None]:
 
 
 def open_nifti(path: str) -> VolumeFile:
-    """The header of a NIfTI file.
+    """The header of a NIfTI file, checked before anything is read, or memory taken, that it asks for.
 
     Raises:
-        UnreadableImage: absent, damaged, no NIfTI, or voxels that are no intensities.
+        UnreadableImage: absent, damaged, no NIfTI, cut short, or voxels that are no intensities.
     """
     try:
-        with _unlogged():
-            image = nib.load(path, mmap="r")
-        if not isinstance(image, nib.Nifti1Image):  # Nifti2Image is one
-            raise ValueError(f"no NIfTI file but {type(image).__name__}")
-        proxy: Any = image.dataobj
+        size = Path(path).stat().st_size
+        if not size:
+            raise ValueError("the file is empty")
         with _opened(Path(path)) as file:
-            prefix = file.read(min(int(proxy.offset), MOST_HEADER + 1))
+            prefix = file.read(_LONGEST_HEADER)
+            header = parse_prefix(prefix, path)
+            offset = _voxels_begin(header)
+            prefix = prefix[:offset] + file.read(max(0, offset - len(prefix)))
+        proxy = nib.arrayproxy.ArrayProxy(path, header, mmap="r")
     except MemoryError:
         raise
-    except Exception as error:  # damaged headers raise whatever their parsing runs into
+    except Exception as error:  # whatever the unpacking of a damaged file runs into
         raise unreadable(path, error) from None
-    if len(prefix) > MOST_HEADER:
-        raise UnreadableImage(f"{path}: more than {MOST_HEADER >> 20} MiB of header extensions")
-    return described(path, parse_prefix(prefix, path), prefix, proxy.get_unscaled)
+    opened = described(path, header, prefix, proxy.get_unscaled)
+    needed = offset + math.prod(opened.shape) * opened.dtype.itemsize
+    if needed > (size * _MOST_PACKED if opened.is_packed else size):
+        raise UnreadableImage(f"{path}: {_times(opened.shape)} voxels cannot be in a file of {size:,} bytes")
+    return opened
+
+
+def _voxels_begin(header: nib.Nifti1Header) -> int:
+    """At which byte. ValueError where that is inside the header, or too far behind it."""
+    offset = float(header["vox_offset"])
+    if not offset <= MOST_HEADER:  # or not a number
+        raise ValueError(f"more than {MOST_HEADER >> 20} MiB of header extensions")
+    if offset < (least := header.template_dtype.itemsize):
+        raise ValueError(f"its voxels begin at byte {offset:.0f}, inside a header of {least}")
+    return int(offset)
 
 
 def parse_prefix(prefix: bytes, name: str) -> nib.Nifti1Header:
@@ -143,6 +167,8 @@ def described(path: str, header: nib.Nifti1Header, prefix: bytes, read: Callable
         shape = shape[:-1]
     if min(shape, default=1) < 1:
         raise UnreadableImage(f"{path}: {_times(shape)} voxels, a side of {min(shape)}: there is nothing in it")
+    if math.prod(shape) > MOST_VOXELS:
+        raise UnreadableImage(f"{path}: {_times(shape)} voxels are more than there can be")
     if len(shape) not in (3, 4):
         raise UnreadableImage(f"{path}: {_times(shape)} voxels; a volume has three axes, or four")
     if dtype.kind not in "iuf":
