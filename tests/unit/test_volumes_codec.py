@@ -161,7 +161,7 @@ def test_contrasts_as_channels_come_back_as_files_of_their_own(tmp_path: Path) -
     assert "there are 8 volumes to write; name a folder" in refused.err
     # What the run has chosen among BraTS's contrasts is not asked of another file; its channels are.
     other = vaevq("encode", EXAMPLE_4D, "--model", run, "-o", tmp_path / "u.safetensors")
-    assert "slices have 1 channel, and the model takes 4" in other.err
+    assert f"slices have 1 channel, and {run} takes 4" in other.err
     other = vaevq("encode", EXAMPLE_4D, "--model", run, "-o", tmp_path / "u.safetensors", "--volumes", "stack=channels")
     assert "data.volumes.stack: channels needs contrasts in files of their own" in other.err
 
@@ -326,3 +326,24 @@ def test_a_place_or_a_comparison_that_cannot_be_is_refused_before_decoding(grey:
     assert "missing.nii" in done.err
     assert not (tmp_path / "x.png").exists()
     assert not (tmp_path / "b.nii").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("encode", "{}", "-o", "{}.safetensors"),
+        ("encode", "{}", "-o", "{}.shards", "--shard-size", "4"),
+        ("eval", "--data", "{}", "resize=null", "crop=null"),
+    ],
+)
+def test_a_volume_for_a_model_of_photos_is_refused_with_what_to_do(words: tuple[str, ...], tmp_path: Path) -> None:
+    path = write_volume(tmp_path / "x.nii", ball((20, 24, 16)))
+    refused = vaevq(*(word.format(path) for word in words))
+    assert refused.code == 2
+    assert refused.err.splitlines()[-1] == (
+        "vaevq: error: x: its slices have 1 channel, and photos-f8 takes 3: name with --model a tokenizer that was "
+        "trained on volumes with model.autoencoder.image_channels=1; --volumes stack=channels or fourth=channels makes "
+        "slices of several channels"
+    )
+    assert "defaults of data.volumes" not in refused.err, "how they are taken is no question here"
+    assert list(tmp_path.iterdir()) == [path]

@@ -71,7 +71,7 @@ def encode(
     from vaevq.data.index import find_all
     from vaevq.data.tokens import write_token_file
     from vaevq.data.views import Views, index_of_views
-    from vaevq.data.volumes.entries import coverage_rows, sliced_volumes
+    from vaevq.data.volumes.entries import check_channels, coverage_rows, sliced_volumes
     from vaevq.files import require_place
     from vaevq.training.engine import choose_device
 
@@ -87,7 +87,8 @@ def encode(
         output = _token_file_of(paths)
     require_place(output, force=force)
     place = choose_device(device)
-    images = find_all(paths, slices)
+    images, tokenizer = find_all(paths, slices), load(model).to(place)
+    check_channels(images[0], tokenizer.config.autoencoder.image_channels, model)
     of_volumes = sliced_volumes(images)
     _say_defaults(of_volumes, model, volumes)
     if of_volumes and views != Views():
@@ -96,7 +97,7 @@ def encode(
         images = index_of_views(images, views)
         config = config.model_copy(update={"resize": None, "crop": None})
     with progress("encoding", len(images), quiet=quiet) as reached:
-        encoded = encode_images(load(model).to(place), images, config, place, reached, latents=latents)
+        encoded = encode_images(tokenizer, images, config, place, reached, latents=latents)
     write_token_file(output, encoded.file, force=force)
     for line in encoded.unreadable:
         warn(f"skipped {line}")
@@ -141,12 +142,13 @@ def _encode_shards(
     from vaevq.codec import encode_shards
     from vaevq.data.index import find_all
     from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, missing_shards
-    from vaevq.data.volumes.entries import sliced_volumes
+    from vaevq.data.volumes.entries import check_channels, sliced_volumes
     from vaevq.training.engine import engine
 
     with engine(device, "float32") as place:
         with place.together():
             images, tokenizer = find_all(paths, slices), load(model).to(place.device)
+            check_channels(images[0], tokenizer.config.autoencoder.image_channels, model)
             if place.is_main:
                 _say_defaults(sliced_volumes(images), model, given)
             plan = ShardPlan.of(images, tokenizer.digest, shard_size, views, latents=latents)

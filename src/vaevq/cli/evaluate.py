@@ -55,6 +55,7 @@ def evaluate(
     """
     from vaevq.data.held_out import check_split_of_run, run_images
     from vaevq.data.index import find_images
+    from vaevq.data.volumes.entries import check_channels
     from vaevq.files import require_place
     from vaevq.metrics.evaluation import evaluate as measure
     from vaevq.training.engine import engine
@@ -74,6 +75,7 @@ def evaluate(
         options = volume_options(run, volumes)
         images = find_images(data, options) if data else run_images(run.data, run.seed).held_out if run else None
         assert images is not None
+        check_channels(images[0], tokenizer.config.autoencoder.image_channels, model)
         if run is not None:
             check_split_of_run(Path(model) / "split.json", images)
         against = find_images(reference, options) if reference else None

@@ -109,17 +109,30 @@ class SliceEntry(ImageEntry):
         return whole if shorter is None else cast(Floats, resize_shorter(whole, shorter))
 
 
-def check_channels(entry: ImageEntry, channels: int) -> None:
+def check_channels(entry: ImageEntry, channels: int, trained: str | None = None) -> None:
     """Makes sure that a slice is what a model takes.
+
+    Args:
+        entry: one that is no slice is brought to any number of channels.
+        channels: of the model's images.
+        trained: what a command's --model names; None of a model that is yet to be trained.
 
     Raises:
         UserError: it has more channels, or fewer.
     """
-    if isinstance(entry, SliceEntry) and (has := len(entry.sliced.windows)) != channels:
-        raise UserError(
-            f"{entry.sliced.name}: its slices have {has} channel{'s' * (has > 1)}, and the model takes {channels}: "
-            f"set model.autoencoder.image_channels={has}, or data.volumes.stack and data.volumes.fourth"
+    if not isinstance(entry, SliceEntry) or (has := len(entry.sliced.windows)) == channels:
+        return
+    setting = f"model.autoencoder.image_channels={has}"
+    way_out = f"set {setting}, or data.volumes.stack and data.volumes.fourth"
+    if trained is not None:
+        way_out = (
+            f"name with --model a tokenizer that was trained on volumes with {setting}; --volumes stack=channels or "
+            "fourth=channels makes slices of several channels"
         )
+    raise UserError(
+        f"{entry.sliced.name}: its slices have {has} channel{'s' * (has > 1)}, and {trained or 'the model'} takes "
+        f"{channels}: {way_out}"
+    )
 
 
 def sliced_volumes(entries: Iterable[ImageEntry]) -> list[SlicedVolume]:
