@@ -88,7 +88,7 @@ def k_occurrence(latents: Tensor, codewords: Tensor, k: int) -> Tensor:
 
 def skewness(values: Tensor) -> float:
     """E[(x − x̄)³] / E[(x − x̄)²]^{3/2} of a vector; 0 where all are equal."""
-    deviations = values.double().cpu() - values.double().cpu().mean()
+    deviations = values.cpu().double() - values.cpu().double().mean()
     variance = float(deviations.square().mean())
     return float(deviations.pow(3).mean()) / variance**1.5 if variance > 0 else 0.0
 

@@ -69,7 +69,7 @@ class LatentMoments:
         self.means = FeatureMoments(code_dim, device)
         self.decoded = FeatureMoments(code_dim, device)
         self.squared_error = 0.0
-        self.deviations = Deviations(device)
+        self.deviations = Deviations(self.means.mean.device)
         self._variance = torch.zeros_like(self.means.mean)
         self._kl = torch.zeros_like(self.means.mean)
         self._variational = False

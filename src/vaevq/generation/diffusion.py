@@ -79,11 +79,9 @@ class Diffusion(GeneratorNetwork):
             )
             share = (part + positions.double() * _GOLDEN % 1) / HELD_OUT_STEPS
             steps = (share * self.config.noise_steps).long()
-            errors = self.errors(content, shown, steps, noise).double()
+            errors = self.errors(content, shown, steps, noise).cpu().double()  # Apple's GPU has no float64
             # ε = α v + σ x_t: an error of v is one of α times as much of ε.
-            of_noise = (
-                errors * self.alpha[steps.to(errors.device)].square() if self.config.prediction == "v" else errors
-            )
+            of_noise = errors * self.alpha.cpu()[steps].square() if self.config.prediction == "v" else errors
             sums[0] += float(errors.sum()) / HELD_OUT_STEPS
             sums[1] += float(of_noise.sum()) / HELD_OUT_STEPS
         return sums

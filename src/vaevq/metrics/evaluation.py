@@ -166,7 +166,7 @@ class _Tally:
         self.histogram.update(output.quantized.tokens)
         values = self._values(originals, reconstructions)
         if values:
-            self.scores.update(positions, torch.stack([values[name].double().cpu() for name in self.scores.names], 1))
+            self.scores.update(positions, torch.stack([values[name].cpu().double() for name in self.scores.names], 1))
         if "psnr" in values:
             self._capped += int((values["psnr"] >= PSNR_CAP).sum()) if self.volumes is None else 0
             if self.volumes is not None:

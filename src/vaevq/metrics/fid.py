@@ -14,6 +14,11 @@ def accumulator_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def as_float64(values: Tensor) -> Tensor:
+    """Values in float64 where they are, or on the CPU beside a device without it."""
+    return values.to(accumulator_device(values.device)).double()  # moved first: it would be made of them there
+
+
 class FeatureMoments:
     """Count, mean and scatter (sum of outer products of deviations) of feature vectors seen one batch at a time.
 
@@ -47,7 +52,7 @@ class FeatureMoments:
         """Takes in features B×dim of any float type."""
         if len(features) == 0:
             return
-        features = features.detach().to(self.mean.device, torch.float64)
+        features = features.detach().to(self.mean.device).double()
         mean = features.mean(0)
         deviations = features - mean
         total = self.count + len(features)

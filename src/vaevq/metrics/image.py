@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vaevq.errors import UserError
+from vaevq.metrics.fid import as_float64
 
 MSE_FLOOR = 1 / 12
 """Variance, in grey levels², of the rounding that made the 8-bit original: no smaller error means anything."""
@@ -101,8 +102,7 @@ def _similarity(x: Tensor, y: Tensor) -> Tensor:
 
 def _as_float64(images: Tensor) -> Tensor:
     assert images.dtype == torch.uint8 or images.is_floating_point(), "bytes, or slices"
-    # Apple's GPU has no float64.
-    return images.to("cpu" if images.device.type == "mps" else images.device, torch.float64)
+    return as_float64(images)
 
 
 def _smooth(maps: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from vaevq.metrics.fid import as_float64
+
 
 class InceptionScore:
     """Sums of the classifier's probabilities and of their negative entropies.
@@ -23,7 +25,7 @@ class InceptionScore:
 
     def update(self, features: Tensor) -> None:
         """Takes in features B×dim."""
-        log = (features.float() @ self._weights.T.float()).double().log_softmax(1).cpu()
+        log = as_float64(features.float() @ self._weights.T.float()).log_softmax(1).cpu()
         self._count += len(features)
         self._probabilities += log.exp().sum(0)
         self._negative_entropy += float((log.exp() * log).sum())

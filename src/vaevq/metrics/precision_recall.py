@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaevq.errors import UserError
+from vaevq.metrics.fid import accumulator_device
 
 TILE = 2048
 """Rows and columns of the distances that are in memory at a time."""
@@ -25,7 +26,7 @@ class PrecisionRecall:
 
 
 def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3, tile: int = TILE) -> PrecisionRecall:
-    """Of features M×dim and N×dim, compared in float64.
+    """Of features M×dim and N×dim, compared in float64, on the CPU where their device has none.
 
     Args:
         generated: features of generated images.
@@ -41,6 +42,7 @@ def precision_recall(generated: Tensor, real: Tensor, neighbours: int = 3, tile:
             f"precision and recall with {neighbours} neighbours need more images than that on both sides, not "
             f"{len(generated)} and {len(real)}: leave precision_recall out of metrics or measure more images"
         )
+    generated, real = (features.to(accumulator_device(features.device)) for features in (generated, real))
     return PrecisionRecall(
         precision=_share_inside(generated, real, manifold_radii(real, neighbours, tile), tile),
         recall=_share_inside(real, generated, manifold_radii(generated, neighbours, tile), tile),

@@ -9,6 +9,7 @@ from torch import Tensor
 from vaevq import distributed
 from vaevq.data.entries import ImageIndex
 from vaevq.data.volumes.entries import SlicedVolume, SliceEntry, sliced_volumes
+from vaevq.metrics.fid import accumulator_device, as_float64
 from vaevq.metrics.image import SSIM_RADIUS, WINDOW_FLOOR, WINDOW_RANGE, psnr_of_error, ssim_maps
 
 SLICE_FIGURES = {"psnr": "psnr_foreground", "ssim": "ssim_foreground"}
@@ -20,7 +21,7 @@ class VolumeScores:
 
     Args:
         index: slices, in the order of the positions that they are told of by.
-        device: where sums are kept.
+        device: where slices are.
     """
 
     def __init__(self, index: ImageIndex, device: torch.device) -> None:
@@ -28,7 +29,7 @@ class VolumeScores:
         self._volumes = sliced_volumes(index)
         self._number = {id(sliced): number for number, sliced in enumerate(self._volumes)}
         # Squared error, squared error of the foreground, values of the foreground, slices.
-        self._sums = torch.zeros(len(self._volumes), 4, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(len(self._volumes), 4, dtype=torch.float64, device=accumulator_device(device))
 
     @classmethod
     def of(cls, index: ImageIndex, device: torch.device) -> "VolumeScores | None":
@@ -37,7 +38,7 @@ class VolumeScores:
 
     def foreground(self, originals: Tensor) -> Tensor:
         """Where a channel lies above `data.volumes.foreground` of its window: B×C×H×W in [-1, 1] to bool B×1×H×W."""
-        return ((originals.double() + 1) / 2 > self._volumes[0].config.foreground).any(dim=1, keepdim=True)
+        return ((as_float64(originals) + 1) / 2 > self._volumes[0].config.foreground).any(dim=1, keepdim=True)
 
     def slice_psnr(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
         """PSNR inside the foreground, float64 B; of the whole slice where it has none."""
@@ -57,7 +58,7 @@ class VolumeScores:
         """Takes in slices at `positions` (int64 B), B×C×H×W clamped to [-1, 1]."""
         squares = _squares(originals, reconstructions) / WINDOW_RANGE**2  # in units of the window
         inside = self.foreground(originals)
-        shares = (originals.double() + 1) / 2
+        shares = (as_float64(originals) + 1) / 2
         for i, position in enumerate(positions.tolist()):
             entry = self._index[position]
             assert isinstance(entry, SliceEntry)
@@ -128,7 +129,7 @@ def volume_protocol(index: ImageIndex) -> dict[str, Any]:
 
 
 def _squares(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    return (originals.double() - reconstructions.double()).square()
+    return (as_float64(originals) - as_float64(reconstructions)).square()
 
 
 def _plane_error(sliced: SlicedVolume, place: int, squares: Tensor, shares: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def project(codewords: Tensor, latents: Tensor) -> Projection:
 
     An axis points to where its largest coefficient is positive, so that equal codebooks give equal pictures.
     """
-    wide, others = codewords.double().cpu(), latents.double().cpu()
+    wide, others = codewords.cpu().double(), latents.cpu().double()
     assert wide.shape[1] >= 2
     centred = wide - wide.mean(dim=0)
     covariance = centred.T @ centred / max(1, len(wide) - 1)

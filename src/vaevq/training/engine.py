@@ -95,8 +95,14 @@ left. A process of torchrun leaves without freeing anything (`vaevq.cli.command`
 
 @contextlib.contextmanager
 def engine(device: str, precision: Literal["auto", "float32", "bfloat16", "float64"]) -> Iterator[Engine]:
-    """Sets up the device and, under torchrun, the process group, which is taken down at the end."""
+    """Sets up the device and, under torchrun, the process group, which is taken down at the end.
+
+    Raises:
+        UserError: the device is not there, or has not that precision.
+    """
     place = choose_device(device)
+    if place.type == "mps" and precision == "float64":
+        raise UserError("precision float64 is not to be had on Apple's GPU: take float32, or device=cpu")
     distributed = "RANK" in os.environ and not dist.is_initialized()
     if place.type == "cuda":
         torch.cuda.set_device(place)
