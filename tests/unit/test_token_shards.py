@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from vaevq.codec import encode_images, encode_shards
 from vaevq.config import AutoencoderConfig, EvalConfig, PlainConfig, TokenizerConfig, VolumesConfig
 from vaevq.data.images import load_image
 from vaevq.data.index import VolumeOptions, find_images
+from vaevq.data.token_set import read_token_set
 from vaevq.data.token_shards import ShardPlan, claim_folder, missing_shards, read_plan, shard_path
 from vaevq.data.tokens import read_token_file
 from vaevq.data.views import Views, image_of_view, index_of_views
@@ -176,6 +178,20 @@ def test_views_that_cannot_be_are_refused() -> None:
         Views(crops=2)
     with pytest.raises(UserError, match="crops must be at least 1, not 0"):
         Views(crop=8, crops=0)
+
+
+@pytest.mark.parametrize("name", ["10@flip.png", "z@crop3.png"])
+def test_an_image_that_is_called_like_a_view_is_refused_beside_views(name: str, classes: Path, tmp_path: Path) -> None:
+    shutil.copy(classes / "cat/1.png", classes / "cat" / name)
+    index, folder = find_images(classes), tmp_path / "tokens"
+    for views in (Views(flips=True), Views(crop=8, crops=2)):
+        with pytest.raises(UserError, match=rf"'cat/{name}' is called like a view of 'cat/(10|z)\.png': rename it"):
+            index_of_views(index, views)
+        with pytest.raises(UserError, match="is called like a view of"):
+            encoded(classes, folder, shard_size=1, views=views)
+        assert not folder.exists(), "it is said before the first shard"
+    encoded(classes, folder)  # without views no name is made
+    assert len(read_token_set(folder)) == len(index)
 
 
 def test_the_command_goes_on_after_a_kill(finished: Path, photos: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from vaevq.config import Section, VolumesConfig, read_json
 from vaevq.data.entries import ImageIndex
-from vaevq.data.views import Views
+from vaevq.data.views import Views, check_names
 from vaevq.data.volumes.entries import sliced_volumes
 from vaevq.errors import UserError
 from vaevq.files import make_folder, remove_leftovers, write_text
@@ -47,7 +47,8 @@ class ShardPlan(Section):
     def of(
         cls, index: ImageIndex, model_digest: str, shard_size: int, views: Views, *, latents: bool = False
     ) -> "ShardPlan":
-        """The plan for some images. UserError where they cannot be shared out so."""
+        """The plan for some images. UserError where they cannot be shared out so, or for their names."""
+        check_names(index, views)
         if shard_size < 1:
             raise UserError(f"a shard holds at least 1 image, not {shard_size}")
         if -(-len(index) // shard_size) > MOST_SHARDS:

@@ -53,7 +53,11 @@ def index_of_views(index: ImageIndex, views: Views) -> ImageIndex:
     """The views of all images, those of one image after another. They come cut: no resize or crop is left to do.
 
     `cat/7.jpg` is followed by `cat/7@flip.jpg`, `cat/7@crop1.jpg`, `cat/7@crop1@flip.jpg` and so on; labels stay.
+
+    Raises:
+        UserError: see `check_names`.
     """
+    check_names(index, views)
     mirrored = (False, True) if views.flips else (False,)
     entries = (
         _View(_name(e.name, n, flip), e.label, e.file, e.offset, e.size, image=e, views=views, number=n, flip=flip)
@@ -62,6 +66,22 @@ def index_of_views(index: ImageIndex, views: Views) -> ImageIndex:
         for flip in mirrored
     )
     return ImageIndex(index.location, tuple(entries), index.classes)
+
+
+def check_names(index: ImageIndex, views: Views) -> None:
+    """Makes sure that the views' names say which image each is of.
+
+    Raises:
+        UserError: an image is called as a view of another would be.
+    """
+    if views.count == 1:
+        return
+    for name in (entry.name for entry in index):
+        if (image := image_of_view(name)) != name:
+            raise UserError(
+                f"{index.location}: '{name}' is called like a view of '{image}': rename it, or leave out --crops and "
+                "--flips"
+            )
 
 
 def image_of_view(name: str) -> str:
