@@ -227,6 +227,11 @@ NO_EFFECT: tuple[NoEffect, ...] = (
         lambda of: "kid" not in of["eval.metrics"],
         "has no effect without kid in eval.metrics",
     ),
+    NoEffect(
+        ("eval.soft",),
+        lambda of: not of["eval.metrics"],
+        "has no effect where eval.metrics is empty: it gives the same figures again, of the soft latent",
+    ),
     _NONFINITE_LIMIT,
 )
 

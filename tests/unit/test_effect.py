@@ -91,6 +91,7 @@ IDLE: dict[str, tuple[list[str], list[str]]] = {
     "eval.lpips_network": (["eval.metrics=[psnr]"], ["eval.metrics=[lpips]"]),
     "eval.feature_network": (["eval.metrics=[psnr]"], ["eval.metrics=[frechet]"]),
     "eval.kid_block": (["eval.metrics=[psnr]"], ["eval.metrics=[kid]"]),
+    "eval.soft": ([f"{Q}.kind=softvq", "eval.metrics=[]"], [f"{Q}.kind=softvq", "eval.metrics=[psnr]"]),
     "train.nonfinite_limit": (["train.on_nonfinite=stop"], []),
 }
 """By the first option of each entry of the table: what makes its options idle, and what lets them work."""
@@ -151,6 +152,7 @@ OTHER: dict[str, list[str]] = {
     "eval.feature_network": ["vgg16"],
     "eval.feature_weights": ["vgg16.ckpt"],
     "eval.kid_block": ["3"],
+    "eval.soft": ["true"],
     "train.nonfinite_limit": ["3"],
 }
 """A value of each option that is not its default, and what has to stand beside it."""
@@ -213,7 +215,8 @@ def outcome(photos: Path, overrides: Sequence[str]) -> dict[str, torch.Tensor]:
     if any(override.startswith("eval.") for override in overrides):
         torch.manual_seed(0)
         measured = evaluate(Tokenizer(config.model).eval(), find_images(photos), config.eval, device="cpu")
-        return {name: torch.tensor(value) for name, value in measured.figures.items()}
+        continuous = {f"{name} (continuous)": value for name, value in measured.continuous.items()}
+        return {name: torch.tensor(value) for name, value in {**measured.figures, **continuous}.items()}
     state = trained(config, 5)[0].tokenizer.state_dict()
     return {name: tensor for name, tensor in state.items() if not name.startswith(NOT_OF_IMAGES)}
 

@@ -84,6 +84,16 @@ def test_who_has_no_soft_latent_refuses_it(finished: Path, photos: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_without_a_figure_to_measure_again_they_are_refused(photos: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.save_pretrained(tmp_path / "model")
+    outcome = vaevq("eval", "metrics=[]", "soft=true", "--model", tmp_path / "model", "--data", photos)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == (
+        "vaevq: error: options: soft has no effect where metrics is empty: it gives the same figures again, of the "
+        "soft latent\n"
+    )
+
+
 def test_a_comparison_shows_them_in_a_row_of_their_own_that_is_ranked_nowhere(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(small_tree(photos)))
     plan = {
