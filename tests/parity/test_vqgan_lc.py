@@ -223,11 +223,12 @@ def test_a_file_that_does_not_serve_is_refused_before_anything_is_trained(
     with pytest.raises(UserError, match=says) as caught:
         vector_source(options)
     assert "\n" not in str(caught.value)
-    outcome = vaevq(
-        "train", small_recipe(tmp_path, photos, **lc(features=str(path), feature_dim=7)), "--run-dir", tmp_path / "run"
-    )
+    recipe = small_recipe(tmp_path, photos, **lc(features=str(path), feature_dim=7))
+    outcome = vaevq("train", recipe, "--run-dir", tmp_path / "run")
     assert outcome.code == 2
     assert not (tmp_path / "run").exists()
+    dry = vaevq("train", recipe, "--dry-run")
+    assert (dry.code, dry.out, dry.err) == (2, "", outcome.err)
 
 
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from vaevq.config import RunConfig, VariationalConfig, VqganLcConfig
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import training_batches
 from vaevq.quantization.count import learned_count
+from vaevq.training.codebook_fit import vector_source
 from vaevq.training.engine import engine
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
@@ -55,7 +56,11 @@ class Estimate:
 
 
 def estimate(config: RunConfig) -> Estimate:
-    """Runs a few steps of a run, keeps nothing, and says what the whole would take."""
+    """Runs a few steps of a run, keeps nothing, and says what the whole would take.
+
+    Raises:
+        UserError: what the run would need is not there: data, weights, vectors of its codebook.
+    """
     with engine(config.train.device, config.train.precision) as place:
         images = run_images(config.data, config.seed)
         # From the start, so that the whole objective is measured.
@@ -64,12 +69,14 @@ def estimate(config: RunConfig) -> Estimate:
             quantizer = quantizer.model_copy(update={"quantize_from": 0})
         model = config.model.model_copy(update={"quantizer": quantizer})
         trainer = TokenizerTrainer(config.model_copy(update={"loss": loss, "model": model}), place)
-        made = trainer.tokenizer.quantizer
+        train, made = config.train, trainer.tokenizer.quantizer
+        with place.together():
+            if train.init_from is not None:
+                trainer.initialize(train.init_from)
+            if not made.is_fitted:
+                vector_source(quantizer)  # a run would not begin without it
         if not made.is_fitted:  # any codebook takes as long
             made.fit(made.state_dict()["codebook.embedding"], config.seed)
-        train = config.train
-        if train.init_from is not None:
-            trainer.initialize(train.init_from)
         batches = training_batches(
             images.train,
             config.data,
