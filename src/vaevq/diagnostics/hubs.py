@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vaevq.diagnostics.figures import Shown, ratio
+from vaevq.nn.grid import as_rows
 from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE
 from vaevq.seeding import generator
 
@@ -55,7 +56,7 @@ class LatentSample:
 
     def update(self, positions: Tensor, latents: Tensor) -> None:
         """Takes in latents B×d×h×w of the images at `positions` (int64 B)."""
-        rows = latents.detach().permute(0, 2, 3, 1).flatten(0, 2).cpu()
+        rows = as_rows(latents.detach()).cpu()
         area = latents.shape[-2] * latents.shape[-1]
         draws = [torch.rand(area, generator=generator("latents", int(p)), dtype=torch.float64) for p in positions]
         keys = torch.cat([self._keys, *draws])

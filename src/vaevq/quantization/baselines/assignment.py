@@ -6,19 +6,14 @@ What IBQ, SoftVQ and Gaussian quantization share; the nearest codeword is in `va
 import torch
 from torch import Tensor
 
+from vaevq.nn.grid import as_rows
+from vaevq.nn.precision import at_least_float32
 from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE, works_in_tiles
 
 
-def as_rows(grid: Tensor) -> Tensor:
+def float_rows(grid: Tensor) -> Tensor:
     """B×d×h×w to N×d with N = B·h·w, in at least float32."""
-    rows = grid.permute(0, 2, 3, 1).reshape(-1, grid.shape[1])
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def as_grid(rows: Tensor, like: Tensor) -> Tensor:
-    """N×d to B×d×h×w, with B, h and w of `like`."""
-    batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+    return at_least_float32(as_rows(grid))
 
 
 def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
