@@ -2,10 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from vaevq.errors import UserError
 
@@ -64,21 +63,6 @@ def folder_aside(folder: Path, keep: Collection[str] = ()) -> Iterator[Path]:
         raise UserError(f"{folder}: could not be written ({error.strerror or error}); nothing was changed") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def save_whole(
-    save: Callable[..., str | None], folder: Path, hub_options: Mapping[str, Any], keep: Collection[str]
-) -> str | None:
-    """Calls a model's inherited `save_pretrained`, so that each file is whole or not at all; those of `keep` stay.
-
-    huggingface_hub begins with removing config.json: a kill after that would leave a folder that is no model.
-
-    Raises:
-        UserError: the files cannot be written.
-    """
-    with folder_aside(folder, keep) as aside:
-        repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
-        return save(aside, **repo)
 
 
 def _sync_names(folder: Path) -> None:

@@ -13,7 +13,8 @@ from vaevq.export.graphs import DECODER, ENCODER, trace
 from vaevq.export.onnx_files import OnnxRunner, require_onnx, write_onnx
 from vaevq.export.parity import Parity, Runner, compare
 from vaevq.files import make_folder, require_absent
-from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE, Tokenizer
+from vaevq.saved import CONFIG_FILE, WEIGHTS_FILE
+from vaevq.tokenizer import Tokenizer
 
 Format = Literal["onnx", "torch", "safetensors"]
 _SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}

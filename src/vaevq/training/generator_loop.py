@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaevq.card import renew_page, weights_checksum
+from vaevq.card import weights_checksum
 from vaevq.config import GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.data.token_set import Integers, TokenBatch, TokenSet, read_token_set, token_batches
 from vaevq.distributed import all_reduce_sum
@@ -147,7 +147,7 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
             if place.is_main:
                 measured = {"figures": figures, "weights": weights_checksum(run_dir / "model")}
                 write_text(run_dir / "eval.json", json.dumps(measured, indent=2) + "\n")
-                renew_page(generator, run_dir / "model")
+                generator.renew_page(run_dir / "model")
         return GeneratorResult(run_dir, generator, figures, len(tokens.held_out_items), place.is_main)
 
 

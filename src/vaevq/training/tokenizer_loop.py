@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from vaevq.card import renew_page
 from vaevq.config import EvalConfig, RunConfig, VqganLcConfig
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, training_batches
@@ -280,5 +279,5 @@ def _final_evaluation(
     evaluation = evaluate(tokenizer, images.held_out, config.eval, device=place.device)
     if place.is_main:
         write_text(run_dir / "eval.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
-        renew_page(tokenizer, run_dir / "model")
+        tokenizer.renew_page(run_dir / "model")
     return evaluation
