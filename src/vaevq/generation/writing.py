@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vaevq.data.images import save_png, to_uint8
+from vaevq.data.images import save_png, to_pixels
 from vaevq.errors import UserError
 from vaevq.files import make_folder, require_absent, write_text, written_aside
 from vaevq.generation.generator import Generator, Samples
@@ -61,7 +61,7 @@ def write_samples(
             first.extend(pictures[: GRID_IMAGES - len(first)])
             labels.extend([] if batch.labels is None else batch.labels.tolist())
             progress(batch.numbers.stop)
-            yield to_uint8(pictures).permute(0, 2, 3, 1).numpy()
+            yield to_pixels(pictures)
 
     with written_aside(archive) as aside:
         _write_npz(aside, decoded(), count, labels)
