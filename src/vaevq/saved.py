@@ -20,6 +20,7 @@ from vaevq.nn.weights import check_extent, save_weights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 
 class SavedModel(nn.Module, PyTorchModelHubMixin, library_name="vaevq", repo_url="https://arxiv.org/abs/2511.06863"):

@@ -20,7 +20,7 @@ from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
 from vaevq.quantization.quantizer import Quantized
 from vaevq.quantization.resizing import Resizing
-from vaevq.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, hub_folder
+from vaevq.saved import CONFIG_FILE, MODEL_FILES, SavedModel, hub_folder
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def model_folder(location: str | Path, **hub_options: Any) -> Path:
         folder = packaged(str(location)) or _hub_folder(str(location), hub_options)
     elif (folder / "model").is_dir():
         folder = folder / "model"
-    missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(
             f"{folder}: neither a saved tokenizer nor a run that has come to its first checkpoint "
@@ -264,4 +264,4 @@ def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
         raise UserError(f"{name}: a file; name the folder of the run or of the saved tokenizer")
     if "/" not in name:  # the hub itself would look for one of the few models without an owner
         raise UserError(f"{name}: no such folder, and no hub name (owner/name); in the box: {', '.join(names())}")
-    return hub_folder(name, [WEIGHTS_FILE, CONFIG_FILE, LINEAGE_FILE], hub_options)
+    return hub_folder(name, [*MODEL_FILES, LINEAGE_FILE], hub_options)

@@ -16,7 +16,7 @@ from vaevq.errors import UserError, nearest_name
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.build import build_network
 from vaevq.generation.sampling import SamplingOptions
-from vaevq.saved import CONFIG_FILE, WEIGHTS_FILE, SavedModel, hub_folder
+from vaevq.saved import CONFIG_FILE, MODEL_FILES, SavedModel, hub_folder
 from vaevq.tokenizer import Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -276,7 +276,7 @@ class Generator(SavedModel, tags=["image-generation", "vector-quantization"]):
 
 def _read_config(folder: Path) -> GeneratorConfig:
     file = folder / CONFIG_FILE
-    if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
+    if not all((folder / name).is_file() for name in MODEL_FILES):
         raise UserError(f"{folder}: neither a saved generator nor a run that has come to its first checkpoint")
     text = file.read_text(encoding="utf-8", errors="replace")
     if '"autoencoder"' in text and '"network"' not in text:
@@ -287,5 +287,5 @@ def _read_config(folder: Path) -> GeneratorConfig:
 def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
     if "/" not in name or Path(name).exists():
         raise UserError(f"{name}: no such folder, and no hub name (owner/name)")
-    wanted = [file for folder in ("", f"{TOKENIZER_FOLDER}/") for file in (folder + WEIGHTS_FILE, folder + CONFIG_FILE)]
+    wanted = [f"{folder}{file}" for folder in ("", f"{TOKENIZER_FOLDER}/") for file in MODEL_FILES]
     return hub_folder(name, wanted, hub_options)
