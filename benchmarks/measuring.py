@@ -74,6 +74,8 @@ def medians(
         for name, work in works.items():
             started = now()
             work()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if turn:
                 times[name].append(now() - started)
     return {name: statistics.median(measured) for name, measured in times.items()}
