@@ -34,6 +34,12 @@ def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
         return torch.cat([(part @ keys.T).argmax(dim=1) for part in torch.split(queries, rows)])
 
 
+def entropy(p: Tensor) -> Tensor:
+    """H(p) in nats of a distribution over all elements, a scalar."""
+    # A probability that underflows to 0 has no logarithm; the floor leaves 0 · log finite and the others as they are.
+    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum()
+
+
 def entropy_penalty(logits: Tensor, temperature: float) -> Tensor:
     """E H(p) − H(E p) in nats, −ln K to 0: sure of each latent, undecided over the batch (Yu et al. 2024, MAGVIT-v2).
 
@@ -43,7 +49,4 @@ def entropy_penalty(logits: Tensor, temperature: float) -> Tensor:
     """
     log_p = torch.log_softmax(logits / temperature, dim=1)
     p = log_p.exp()
-    mean = p.mean(dim=0)
-    # A probability that underflows to 0 has no logarithm; the floor leaves 0 · log finite and the others as they are.
-    of_mean = (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
-    return of_mean - (p * log_p).sum(dim=1).mean()
+    return -entropy(p.mean(dim=0)) - (p * log_p).sum(dim=1).mean()

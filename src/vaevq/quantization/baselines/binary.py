@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 
 from vaevq.config import BsqConfig, LfqConfig
 from vaevq.distributed import all_reduce_mean
-from vaevq.quantization.baselines.assignment import float_rows
+from vaevq.quantization.baselines.assignment import entropy, float_rows
 from vaevq.quantization.baselines.scalar import ScalarQuantizer
 
 
@@ -64,9 +64,7 @@ def entropy_of_mean(logits: Tensor) -> Tensor:
     half = logits.shape[1] // 2
     with torch.autocast(logits.device.type, enabled=False):
         mean = _combinations(logits[:, :half]).T @ _combinations(logits[:, half:]) / len(logits)
-    mean = _over_processes(mean)
-    # A probability that underflows to 0 counts as 0.
-    return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
+    return entropy(_over_processes(mean))
 
 
 def _combinations(logits: Tensor) -> Tensor:
