@@ -143,7 +143,7 @@ def read_list(path: Path, location: str) -> ImageIndex:
     files = [path.parent / name for name in names]
     if not os.path.isfile(files[0]):  # noqa: PTH113
         raise UserError(f"{location}: {names[0]}: no such file in {path.parent}, which the list's paths start from")
-    classes, numbers = _number_labels(labels, location)
+    classes, numbers = _number_labels(labels)
     entries = (
         ImageEntry(PurePosixPath(Path(name)).as_posix(), numbers[i] if numbers else None, str(files[i]))
         for i, name in enumerate(names)
@@ -213,7 +213,7 @@ def _walk(folder: Path) -> Iterable[str]:
         yield from ((base / name).as_posix() for name in files if not name.startswith("."))
 
 
-def _number_labels(labels: Sequence[str], location: str) -> tuple[tuple[str, ...], list[int]]:
+def _number_labels(labels: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
     if not all(re.fullmatch("[0-9]{1,6}", label) for label in labels):
         classes = tuple(sorted(set(labels), key=natural_key))
         number = {name: i for i, name in enumerate(classes)}
