@@ -1,4 +1,4 @@
-"""What is computed in at least float32, whatever the autocast."""
+"""What is computed in at least float32, whatever the autocast: squares, norms and softmaxes are coarse in 16 bits."""
 
 import torch
 from torch import Tensor
