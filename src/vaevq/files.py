@@ -1,10 +1,12 @@
 """Files written whole or not at all: aside, synced, then renamed."""
 
+import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from vaevq.errors import UserError
 
@@ -88,6 +90,11 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes JSON data for programs and for people, whole or not at all."""
+    write_text(path, json.dumps(tree, indent=2) + "\n")
 
 
 def require_absent(paths: Iterable[Path], *, force: bool) -> None:

@@ -1,6 +1,5 @@
 """Models that stand in a folder or on a hub, and come back from there: what tokenizer and generator share."""
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 from vaevq.card import PAGE, edited_pages
 from vaevq.config.section import Section
 from vaevq.errors import UserError
-from vaevq.files import folder_aside, write_text
+from vaevq.files import folder_aside, write_json, write_text
 from vaevq.nn.weights import check_extent, save_weights
 
 WEIGHTS_FILE = "model.safetensors"
@@ -64,7 +63,7 @@ class SavedModel(nn.Module, PyTorchModelHubMixin, library_name="vaevq", repo_url
     def _save_pretrained(self, save_directory: Path) -> None:
         """Writes model.safetensors and config.json, each whole or not at all."""
         save_weights(save_directory / WEIGHTS_FILE, self.state_dict())
-        write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        write_json(save_directory / CONFIG_FILE, self.config.model_dump(mode="json"))
 
     @classmethod
     def _of_folder(cls, folder: Path, config: Section, extent: tuple[int, int]) -> Self:

@@ -1,6 +1,5 @@
 """Generated images as files: a PNG each, a grid of the first ones, and one .npz for the evaluators in use."""
 
-import json
 import math
 import re
 import zipfile
@@ -14,7 +13,7 @@ import torch
 
 from vaevq.data.images import save_png, to_pixels
 from vaevq.errors import UserError
-from vaevq.files import make_folder, require_absent, write_text, written_aside
+from vaevq.files import make_folder, require_absent, write_json, written_aside
 from vaevq.generation.generator import Generator, Samples
 
 GRID_IMAGES = 64
@@ -67,7 +66,7 @@ def write_samples(
         _write_npz(aside, decoded(), count, labels)
     with written_aside(folder / "grid.png") as aside:
         save_png(grid(torch.stack(first)), aside)
-    write_text(folder / "samples.json", json.dumps(dict(about), indent=2) + "\n")
+    write_json(folder / "samples.json", dict(about))
 
 
 def grid(images: torch.Tensor, gap: int = 2) -> torch.Tensor:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from vaevq.data.images import Pixels
-from vaevq.files import make_folder, write_text, written_aside
+from vaevq.files import make_folder, write_json, written_aside
 from vaevq.report.slices import Look
 
 Tokens = npt.NDArray[np.int64]
@@ -109,7 +109,7 @@ def write_pictures(
         rows.append(parts)
     if pictures:
         save_picture(overview(rows, [_file_stem(name) for name in names]), folder / "reconstructions.png")
-    write_text(folder / "pictures.json", json.dumps([asdict(picture) for picture in pictures], indent=2) + "\n")
+    write_json(folder / "pictures.json", [asdict(picture) for picture in pictures])
     return pictures
 
 

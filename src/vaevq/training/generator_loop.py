@@ -5,7 +5,6 @@ metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights, and the tokenize
 at the end, eval.json.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from vaevq.config import GeneratorConfig, GeneratorRunConfig, LatentsConfig, Tok
 from vaevq.data.token_set import Integers, TokenBatch, TokenSet, read_token_set, token_batches
 from vaevq.distributed import all_reduce_sum
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import write_json
 from vaevq.generation.generator import Generator
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.engine import Engine, engine
@@ -146,7 +145,7 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
             figures, generator = loop.measure(len(tokens.held_out_items)), loop.model
             if place.is_main:
                 measured = {"figures": figures, "weights": weights_checksum(run_dir / "model")}
-                write_text(run_dir / "eval.json", json.dumps(measured, indent=2) + "\n")
+                write_json(run_dir / "eval.json", measured)
                 generator.renew_page(run_dir / "model")
         return GeneratorResult(run_dir, generator, figures, len(tokens.held_out_items), place.is_main)
 

@@ -5,7 +5,6 @@ where it starts from a saved model, metrics.jsonl, log.txt, checkpoints/, model/
 eval.json and diagnosis.json.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from vaevq.data.volumes.entries import check_channels
 from vaevq.diagnostics.gradients import gradient_batch
 from vaevq.diagnostics.monitor import Monitor
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import write_json
 from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.evaluation import Evaluation, evaluate
 from vaevq.metrics.networks import load_feature_network, load_lpips, lpips_network
@@ -278,6 +277,6 @@ def _final_evaluation(
 ) -> Evaluation:
     evaluation = evaluate(tokenizer, images.held_out, config.eval, device=place.device)
     if place.is_main:
-        write_text(run_dir / "eval.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
+        write_json(run_dir / "eval.json", evaluation.to_json())
         tokenizer.renew_page(run_dir / "model")
     return evaluation
