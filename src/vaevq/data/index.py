@@ -10,23 +10,12 @@ from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageEntry, ImageIndex, is_image_name, natural_key
 from vaevq.data.images import IMAGE_EXTENSIONS
 from vaevq.data.shards import expand_pattern, index_shards
-from vaevq.data.split import Split, check_disjoint, split
 from vaevq.data.volumes.entries import SliceEntry
 from vaevq.data.volumes.index import index_volumes
 from vaevq.data.volumes.layout import VOLUME_EXTENSIONS, is_of_brats, is_volume_name, volume_paths
 from vaevq.errors import UserError
 
-__all__ = [
-    "ImageEntry",
-    "ImageIndex",
-    "Split",
-    "VolumeOptions",
-    "check_disjoint",
-    "find_all",
-    "find_images",
-    "read_list",
-    "split",
-]
+__all__ = ["ImageEntry", "ImageIndex", "VolumeOptions", "find_all", "find_images", "read_list"]
 
 
 @dataclass(frozen=True)
