@@ -33,7 +33,7 @@ from vaevq.training.checkpoint import checkpoints
 from vaevq.training.codebook_fit import fit_codebook, vector_source
 from vaevq.training.collapse import CollapseWatch
 from vaevq.training.engine import Engine, engine
-from vaevq.training.initialization import check_unchanged
+from vaevq.training.initialization import Initialization, check_unchanged
 from vaevq.training.loop import Loop, check_batch
 from vaevq.training.run_start import claim, open_tracker, resume
 from vaevq.training.tokenizer_step import TokenizerTrainer
@@ -106,21 +106,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(open_tracker(config, run_dir, trainer.images_seen, quiet, place))
-            if len(images.train) < FEW_IMAGES:
-                tracker.message(
-                    f"warning: {len(images.train)} training images are few: what is learned is theirs; "
-                    "a tokenizer for general use wants thousands"
-                )
-            for line in initialization.lines() if initialization is not None else ():
+            for line in _opening_lines(trainer, images, initialization):
                 tracker.message(line)
-            quantize_from = getattr(config.model.quantizer, "quantize_from", 0)
-            if trainer.images_seen < quantize_from and _is_fitted_of_features(trainer):
-                tracker.message("model.quantizer.quantize_from does nothing here: the codebook is there already")
-            elif trainer.images_seen < quantize_from:
-                tracker.message(
-                    f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
-                    "and held-out figures before that are of a decoder that has seen none"
-                )
             _Loop(config, run_dir, place, trainer, images, tracker).run()
             tokenizer = trainer.averaged
             tracker.message(f"evaluating on {len(images.held_out)} held-out images")
@@ -252,9 +239,27 @@ class _Loop(Loop[ImageBatch]):
         return self.trainer.averaged
 
 
-def _is_fitted_of_features(trainer: TokenizerTrainer) -> bool:
-    """Whether what the continuous path would wait for has been made before."""
-    return isinstance(trainer.config.model.quantizer, VqganLcConfig) and trainer.tokenizer.quantizer.is_fitted
+def _opening_lines(
+    trainer: TokenizerTrainer, images: RunImages, initialization: Initialization | None
+) -> Iterator[str]:
+    """What is said before the first step, a line each."""
+    if len(images.train) < FEW_IMAGES:
+        yield (
+            f"warning: {len(images.train)} training images are few: what is learned is theirs; "
+            "a tokenizer for general use wants thousands"
+        )
+    yield from initialization.lines() if initialization is not None else ()
+    quantizer = trainer.config.model.quantizer
+    quantize_from = getattr(quantizer, "quantize_from", 0)
+    if trainer.images_seen >= quantize_from:
+        return
+    if isinstance(quantizer, VqganLcConfig) and trainer.tokenizer.quantizer.is_fitted:
+        yield "model.quantizer.quantize_from does nothing here: the codebook is there already"
+    else:
+        yield (
+            f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
+            "and held-out figures before that are of a decoder that has seen none"
+        )
 
 
 def _split(images: RunImages) -> dict[str, Any]:
