@@ -65,7 +65,7 @@ class LatentSample:
 
 
 def nearest_several(latents: Tensor, codewords: Tensor, k: int) -> Tensor:
-    """The k nearest of K×d codewords to each of N×d latents, int64 N×k in no order; in tiles, as `codebook.nearest`."""
+    """The k nearest of K×d codewords to each of N×d latents, int64 N×k in no order; in tiles, as `search.nearest`."""
     half_norms = 0.5 * codewords.square().sum(dim=1)
     found = []
     for start in range(0, len(latents), LATENT_TILE):

@@ -67,11 +67,9 @@ def _unpickled(file: Path) -> Any:
         _refuse(file, error.strerror or str(error))
     except pickle.UnpicklingError as error:
         asked = str(error).partition("GLOBAL ")[2].partition(" ")[0]
-        _refuse(
-            file, f"it asks for {asked}, which no weights need" if asked else "damaged, or nothing torch.save wrote"
-        )
+        _refuse(file, f"it asks for {asked}, which no weights need" if asked else _DAMAGED)
     except Exception:  # a damaged file can fail in any way at all
-        _refuse(file, "damaged, or nothing torch.save wrote")
+        _refuse(file, _DAMAGED)
 
 
 def _refuse(file: Path, reason: str) -> NoReturn:
