@@ -15,7 +15,8 @@ from vaevq.diagnostics.deviations import Deviations
 from vaevq.diagnostics.figures import Shown
 from vaevq.metrics.fid import FeatureMoments
 from vaevq.nn.grid import as_rows
-from vaevq.quantization.dcr import Gaussian, nuclear_norm, symmetric_root
+from vaevq.quantization.dcr import nuclear_norm, symmetric_root
+from vaevq.quantization.moments import Gaussian
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantizer
 
