@@ -8,13 +8,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from vaevq.training.environment import package_version
+
 MIB = 1 << 20
+_PACKAGES = ("torch", "numpy", "pillow", "faiss-cpu", "vector-quantize-pytorch")
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """`cpu` counts this process alone, all of its threads added up: for one thread on a machine that others use too."""
@@ -74,6 +76,8 @@ def medians(
         for name, work in works.items():
             started = now()
             work()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             if turn:
                 times[name].append(now() - started)
     return {name: statistics.median(measured) for name, measured in times.items()}
@@ -119,19 +123,14 @@ def surroundings() -> dict[str, Any]:
     return {
         "commit": git.stdout.strip() or None,
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "numpy", "pillow", "faiss-cpu", "vector-quantize-pytorch")},
+        **{
+            name: package_version(name) for name in ("torch", "numpy", "pillow", "faiss-cpu", "vector-quantize-pytorch")
+        },
         "threads": torch.get_num_threads(),
         "machine": _processor(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

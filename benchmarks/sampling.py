@@ -12,13 +12,13 @@ import argparse
 import json
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.measuring import medians
 from benchmarks.plain_llamagen import sample as plain_sample
 from benchmarks.plain_llamagen import weights_of
 from vaevq.config.generation import SIZES, AutoregressiveConfig, TokensConfig
@@ -29,19 +29,6 @@ TOKENS = TokensConfig(
     codebook_size=16_384, grid=(16, 16), image_size=(256, 256), tokenizer_digest="0" * 16, class_count=1000
 )
 OPTIONS = SamplingOptions()
-
-
-def seconds(works: Mapping[str, Callable[[], object]], repeats: int, device: torch.device) -> dict[str, float]:
-    """The median time of each of some calls, made in turns, after one of each that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(1 + repeats):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(measured[1:]) for name, measured in times.items()}
 
 
 def cached_steps(network: Autoregressive, batch: int, steps: int, step: Callable[..., Any]) -> Callable[[], None]:
@@ -87,10 +74,9 @@ def measured_row(network: Autoregressive, batch: int, args: argparse.Namespace) 
     if args.compile:
         compiled = torch.compile(step, fullgraph=True, dynamic=False)
         works["compiled"] = cached_steps(network, batch, steps, compiled)
-    device = torch.device(args.device)
-    times = {name: taken / steps for name, taken in seconds(works, args.repeats, device).items()}
+    times = {name: taken / steps for name, taken in medians(works, args.repeats).items()}
     places = [(2 * probe + 1) * shape.length // (2 * args.probes) for probe in range(args.probes)]
-    uncached = seconds({str(known): uncached_step(network, batch, known) for known in places}, 1, device)
+    uncached = medians({str(known): uncached_step(network, batch, known) for known in places}, 1)
     times["uncached"] = statistics.mean(uncached.values())
     row: dict[str, Any] = {name: batch / taken for name, taken in times.items()}
     return row | {f"cached / {name}": row["cached"] / row[name] for name in times if name != "cached"}

@@ -88,18 +88,11 @@ def times(settings: Settings) -> list[Row]:
     return rows + [Row(f"{work}: their time / ours", name, taken[name] / ours, goals[name], taken) for name in goals]
 
 
-def prepared_search(latents: int, codewords: int) -> Callable[[], object]:
+def prepared(search: Callable[[Tensor, Tensor], Tensor], latents: int, codewords: int) -> Callable[[], object]:
     """For `peak_mib`: a search whose inputs are there."""
-    nearest(*data(8, 8))
+    search(*data(8, 8))
     inputs = data(latents, codewords)
-    return lambda: nearest(*inputs)
-
-
-def prepared_textbook(latents: int, codewords: int) -> Callable[[], object]:
-    """For `peak_mib`: the same by the full matrix."""
-    textbook(*data(8, 8))
-    inputs = data(latents, codewords)
-    return lambda: textbook(*inputs)
+    return lambda: search(*inputs)
 
 
 def memory(settings: Settings) -> list[Row]:
@@ -108,10 +101,10 @@ def memory(settings: Settings) -> list[Row]:
     shapes = [(1024, 65536)] if settings.quick else [(8192, 16384), (512, 1 << 20), (1 << 20, 1024)]
     for latents, codewords in shapes:
         output = latents * 8 / (1 << 20)
-        ours = peak_mib(prepared_search, latents, codewords) - output
+        ours = peak_mib(prepared, nearest, latents, codewords) - output
         figures = {"ours": ours, "full matrix alone": latents * codewords * 4 / (1 << 20)}
         if (latents, codewords) == (8192, 16384):
-            figures["textbook"] = peak_mib(prepared_textbook, latents, codewords) - output
+            figures["textbook"] = peak_mib(prepared, textbook, latents, codewords) - output
         work = f"its peak memory, {latents:,} latents × {codewords:,} × {DIM}"
         rows.append(Row(work, "nothing", ours, "≤ 64 MiB", figures))
         rows.append(Row(work, "the full matrix", ours / figures["full matrix alone"], "", figures))
@@ -127,7 +120,7 @@ def growth(settings: Settings, plot: Path | None = None) -> list[Row]:
     for size in sizes[:3]:
         assert not disagreement(textbook(*inputs[size]), *inputs[size])[1]
     seconds = medians({str(k): lambda k=k: nearest(*inputs[k]) for k in sizes}, settings.turns(7), settings.clock)
-    mib = {str(size): peak_mib(prepared_search, latents, size) for size in sizes}
+    mib = {str(size): peak_mib(prepared, nearest, latents, size) for size in sizes}
     first, last = str(sizes[0]), str(sizes[-1])
     exponent_free = seconds[last] / seconds[first] / (sizes[-1] / sizes[0])
     if plot is not None:

@@ -14,7 +14,7 @@ import torch
 from skimage import data
 
 import vaevq
-from vaevq.data.images import Pixels, resize_shorter, to_tensor, to_uint8
+from vaevq.data.images import Pixels, resize_shorter, to_pixels, to_tensor
 from vaevq.report.pictures import overview, shown, token_map
 
 PHOTOS = {"astronaut": data.astronaut, "coffee": data.coffee, "chelsea": data.chelsea, "rocket": data.rocket}
@@ -30,7 +30,7 @@ def main(model: str) -> None:
         original: Pixels = resize_shorter(np.ascontiguousarray(photo()), SIDE)
         tokens = tokenizer.encode(to_tensor(original)[None])
         decoded = tokenizer.decode(tokens, size=original.shape[:2])[0]
-        reconstruction = to_uint8(decoded).permute(1, 2, 0).numpy()
+        reconstruction = to_pixels(decoded)
         columns.append((shown(original), shown(reconstruction), token_map(tokens[0].numpy(), *original.shape[:2])))
     path = Path(__file__).parent / "images" / "reconstructions.png"
     overview(columns, list(PHOTOS)).save(path, optimize=True)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from vaevq import Tokenizer
 from vaevq.console import progress, say
-from vaevq.data.images import Pixels, to_tensor, to_uint8
+from vaevq.data.images import Pixels, centre_crop, to_pillow, to_pixels, to_tensor
 from vaevq.data.index import find_images
 from vaevq.files import write_text
 from vaevq.metrics.image import psnr, ssim
@@ -118,7 +118,7 @@ def by_tokens(tokenizer: Tokenizer, original: Pixels) -> tuple[float, Pixels]:
     tokens = tokenizer.encode(to_tensor(original)[None])
     decoded = tokenizer.decode(tokens, size=original.shape[:2])[0]
     bits = tokens.numel() * math.log2(tokenizer.config.quantizer.codebook_size)
-    return bits / (original.shape[0] * original.shape[1]), to_uint8(decoded).permute(1, 2, 0).numpy()
+    return bits / (original.shape[0] * original.shape[1]), to_pixels(decoded)
 
 
 def at_most(name: str, original: Pixels, bits_per_pixel: float) -> tuple[float, Pixels]:
@@ -165,14 +165,8 @@ def picture(tokenizer: Tokenizer, model: str) -> Image.Image:
         original: Pixels = np.ascontiguousarray(getattr(data, name)())
         bits, reconstruction = by_tokens(tokenizer, original)
         parts = [original, reconstruction, *(at_most(codec, original, bits)[1] for codec in ("WebP", "JPEG"))]
-        columns.append([Image.fromarray(middle(part)) for part in parts])
+        columns.append([to_pillow(centre_crop(part, 256)) for part in parts])
     return overview(columns, names, ("original", model, "WebP", "JPEG"))
-
-
-def middle(array: Pixels, side: int = 256) -> Pixels:
-    """The middle square of an image."""
-    top, left = (array.shape[0] - side) // 2, (array.shape[1] - side) // 2
-    return np.ascontiguousarray(array[top : top + side, left : left + side])
 
 
 def mean(pictures: list[Compressed]) -> Compressed:

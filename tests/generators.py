@@ -8,18 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from runs import place
 from vaevq.config import AutoencoderConfig, PlainConfig, TokenizerConfig
 from vaevq.config.generation import GENERATORS, GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.config.section import merged
 from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.token_set import token_batches
 from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, shard_path
 from vaevq.data.tokens import TokenFile, read_token_file, write_token_file
 from vaevq.data.views import Views
+from vaevq.distributed import rank, world_size
 from vaevq.generation.build import build_network
 from vaevq.generation.generator import Generator
 from vaevq.generation.token_network import TokenNetwork
 from vaevq.tokenizer import Tokenizer
-from vaevq.training.engine import Engine
 from vaevq.training.generator_loop import RunTokens, model_config, run_tokens
 from vaevq.training.generator_step import GeneratorTrainer
 from vaevq.training.latents import measured_latents
@@ -123,15 +125,33 @@ def write_latent_shards(folder: Path, count: int = 24, *, continuous: bool = Fal
     return folder
 
 
-def diffusion_trainer(config: GeneratorRunConfig, place: Engine) -> tuple[GeneratorTrainer, RunTokens]:
-    """As a run makes it of its tokens."""
-    tokens = run_tokens(config)
-    assert tokens.train.tokenizer is not None
-    tokenizer = Tokenizer.from_pretrained(tokens.train.tokenizer)
-    latents = measured_latents(tokens.train, tokens.train_items, tokenizer)
-    trainer = GeneratorTrainer(config, model_config(config, tokens.train, latents), place)
-    trainer.averaged.take_tokenizer(tokenizer)
+def generator_trainer(config: GeneratorRunConfig) -> tuple[GeneratorTrainer, RunTokens]:
+    """As a run makes it of its tokens, on `place`."""
+    tokens, tokenizer, latents = run_tokens(config), None, None
+    if config.network.of_latents:
+        assert tokens.train.tokenizer is not None
+        tokenizer = Tokenizer.from_pretrained(tokens.train.tokenizer)
+        latents = measured_latents(tokens.train, tokens.train_items, tokenizer)
+    trainer = GeneratorTrainer(config, model_config(config, tokens.train, latents), place(config.train))
+    if tokenizer is not None:
+        trainer.averaged.take_tokenizer(tokenizer)
     return trainer, tokens
+
+
+def trained_generator(config: GeneratorRunConfig, steps: int) -> tuple[GeneratorTrainer, list[dict[str, float]]]:
+    """A trainer after some steps, and this process's loss terms of each."""
+    trainer, tokens = generator_trainer(config)
+    train = config.train
+    batches = token_batches(
+        *(tokens.train, tokens.train_items),
+        seed=config.seed,
+        start=0,
+        stop=steps * train.batch_size,
+        batch_size=train.batch_size // train.accumulation,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    return trainer, [dict(trainer.step([next(batches) for _ in range(train.accumulation)])) for _ in range(steps)]
 
 
 def small_generator_tree(tokens: Path, kind: str = "ar", **sections: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import torch.distributed as dist
 import yaml
@@ -22,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vaevq.cli import main
-from vaevq.config import RunConfig, merged
+from vaevq.config import GeneratorTrainConfig, RunConfig, TrainConfig, merged
 from vaevq.data.held_out import run_images
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.distributed import rank, world_size
@@ -84,11 +85,16 @@ def small_recipe(folder: Path, photos: Path, **sections: Any) -> Path:
     return path
 
 
+def place(train: TrainConfig | GeneratorTrainConfig) -> Engine:
+    """The CPU in a run's precision, among the processes of the group if there is one."""
+    dtype = torch.float64 if train.precision == "float64" else torch.float32
+    autocast = torch.bfloat16 if train.precision == "bfloat16" else None
+    return Engine(torch.device("cpu"), dtype, autocast, rank(), world_size())
+
+
 def trainer(config: RunConfig) -> TokenizerTrainer:
-    """The networks of a run on the CPU, among the processes of the group if there is one."""
-    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-    autocast = torch.bfloat16 if config.train.precision == "bfloat16" else None
-    return TokenizerTrainer(config, Engine(torch.device("cpu"), dtype, autocast, rank(), world_size()))
+    """The networks of a run, on `place`."""
+    return TokenizerTrainer(config, place(config.train))
 
 
 def step_batches(config: RunConfig, steps: int) -> list[list[ImageBatch]]:
@@ -153,6 +159,13 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The log of a run without its times, and without what is measured since an evaluation of the same sitting."""
     left_out = {"seconds", "images_per_second", "changed_tokens", "codeword_drift"}
     return [{k: v for k, v in row.items() if k not in left_out} for row in read_metrics(run_dir / "metrics.jsonl")]
+
+
+def assert_logs_are_equal(run_dir: Path, other: Path, tolerance: float) -> None:
+    """Line by line; all values but the name of the split are numbers."""
+    for row, same in zip(metrics(run_dir), metrics(other), strict=True):
+        assert row.pop("split") == same.pop("split")
+        assert row == pytest.approx(same, rel=tolerance)
 
 
 def figures(run_dir: Path) -> dict[str, float]:

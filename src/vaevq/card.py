@@ -4,12 +4,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vaevq.config import GeneratorConfig, TokenizerConfig
 from vaevq.config.section import dig
 from vaevq.errors import UserError
-from vaevq.files import write_text
 from vaevq.nn.weights import checksum
 
 PAGE = "README.md"
@@ -29,15 +28,6 @@ _GENERATOR_LIMITS = (
 )
 
 
-class SavedModel(Protocol):
-    """A tokenizer or a generator."""
-
-    origin: Path | None
-
-    def save_pretrained(self, save_directory: str | Path) -> str | None: ...
-    def generate_model_card(self) -> object: ...
-
-
 def edited_pages(folder: Path) -> tuple[str, ...]:
     """README.md where the one in a model folder is somebody's own, which no saving may take away."""
     try:
@@ -46,17 +36,6 @@ def edited_pages(folder: Path) -> tuple[str, ...]:
         return ()
     except (OSError, ValueError):
         return (PAGE,)
-
-
-def renew_page(model: SavedModel, folder: Path) -> None:
-    """Writes the page of a model in a run folder with what lies in that now, unless it is somebody's own.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    model.origin = folder
-    if not edited_pages(folder):
-        write_text(folder / PAGE, str(model.generate_model_card()))
 
 
 def generator_card(front_matter: str, config: GeneratorConfig, origin: Path | None) -> str:

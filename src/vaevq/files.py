@@ -1,9 +1,10 @@
 """Files written whole or not at all: aside, synced, then renamed."""
 
+import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -67,21 +68,6 @@ def folder_aside(folder: Path, keep: Collection[str] = ()) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def save_whole(
-    save: Callable[..., str | None], folder: Path, hub_options: Mapping[str, Any], keep: Collection[str]
-) -> str | None:
-    """Calls a model's inherited `save_pretrained`, so that each file is whole or not at all; those of `keep` stay.
-
-    huggingface_hub begins with removing config.json: a kill after that would leave a folder that is no model.
-
-    Raises:
-        UserError: the files cannot be written.
-    """
-    with folder_aside(folder, keep) as aside:
-        repo = {"repo_id": folder.name, **hub_options} if hub_options.get("push_to_hub") else hub_options
-        return save(aside, **repo)
-
-
 def _sync_names(folder: Path) -> None:
     """So that a name that was given outlives a power failure; not every system can do this."""
     with suppress(OSError):
@@ -105,6 +91,11 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Writes JSON data for programs and for people, whole or not at all."""
+    write_text(path, json.dumps(tree, indent=2) + "\n")
 
 
 def require_absent(paths: Iterable[Path], *, force: bool) -> None:

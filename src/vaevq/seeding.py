@@ -1,6 +1,8 @@
 """Randomness as a function of (seed, purpose, index): it survives a resume and does not know how many processes run."""
 
 import hashlib
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -15,6 +17,16 @@ def stream_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded with `stream_seed(*parts)`."""
     return torch.Generator().manual_seed(stream_seed(*parts))
+
+
+def shuffled(count: int, seed: int) -> Callable[[int], int]:
+    """Which of `count` items stands at a position of an endless stream, in which each epoch has an order of its own."""
+
+    @lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
+    def permutation(epoch: int) -> Tensor:
+        return torch.randperm(count, generator=generator("order", seed, epoch))
+
+    return lambda position: int(permutation(position // count)[position % count])
 
 
 def indexed_noise(shape: tuple[int, ...], positions: Tensor, seed: int) -> Tensor:

@@ -1,35 +1,26 @@
 """The tokenizer: images to tokens and back. Composition only: encoder, posterior head, quantizer, decoder."""
 
 import hashlib
-import json
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from huggingface_hub import ModelCard
+from torch import Tensor
 
-from vaevq.card import edited_pages, tokenizer_card
+from vaevq.card import tokenizer_card
 from vaevq.config import TokenizerConfig, read_json
 from vaevq.errors import UserError
-from vaevq.files import save_whole, write_text
 from vaevq.lineage import LINEAGE_FILE, Lineage
 from vaevq.nn.autoencoder import Decoder, Encoder
-from vaevq.nn.weights import check_extent, save_weights
 from vaevq.pretrained import names, packaged
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior, PosteriorHead
 from vaevq.quantization.quantizer import Quantized
 from vaevq.quantization.resizing import Resizing
-
-WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
+from vaevq.saved import CONFIG_FILE, MODEL_FILES, SavedModel, hub_folder
 
 
 @dataclass(frozen=True)
@@ -49,13 +40,7 @@ class TokenizerOutput:
     quantized: Quantized
 
 
-class Tokenizer(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="vaevq",
-    repo_url="https://arxiv.org/abs/2511.06863",
-    tags=["image-tokenizer", "vector-quantization"],
-):
+class Tokenizer(SavedModel, tags=["image-tokenizer", "vector-quantization"]):
     """A discrete visual tokenizer.
 
     `decode(encode(x), size=x.shape[-2:])` equals the reconstruction of `forward(x)` in evaluation mode.
@@ -66,6 +51,8 @@ class Tokenizer(
         lineage: the saved models that this one was trained on from; no part of the digest.
         origin: the folder that it was loaded from, if it was; what lies beside it there goes into the model card.
     """
+
+    config: TokenizerConfig
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -78,7 +65,6 @@ class Tokenizer(
         self.head = PosteriorHead(self.encoder.out_channels, code_dim, config.quantizer.initial_logvar)
         self.quantizer = build_quantizer(config.quantizer)
         self.lineage = Lineage()
-        self.origin: Path | None = None
 
     def forward(self, images: Tensor, noise: Tensor | None = None, *, continuous: bool = False) -> TokenizerOutput:
         """Reconstructs images through the quantizer, in training also through the continuous path.
@@ -214,25 +200,14 @@ class Tokenizer(
         return ModelCard(tokenizer_card(front_matter, self.config, self.digest, self.origin))
 
     def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
-        """Writes a model folder, each file whole or not at all. What stood there is replaced, but an edited README.md.
-
-        Args:
-            save_directory: the folder; made if absent.
-            hub_options: as `huggingface_hub.ModelHubMixin.save_pretrained` takes them (`push_to_hub`, `repo_id`, ...).
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        folder = Path(save_directory)
-        url = save_whole(super().save_pretrained, folder, hub_options, edited_pages(folder))
+        """Writes a model folder, as `vaevq.saved.SavedModel` does; with lineage.json where it has ancestors."""
+        url = super().save_pretrained(save_directory, **hub_options)
         if not self.lineage.ancestors:  # of a model that stood there
-            (folder / LINEAGE_FILE).unlink(missing_ok=True)
+            (Path(save_directory) / LINEAGE_FILE).unlink(missing_ok=True)
         return url
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Writes model.safetensors, config.json and, where it has ancestors, lineage.json, each whole or not at all."""
-        save_weights(save_directory / WEIGHTS_FILE, self.state_dict())
-        write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        super()._save_pretrained(save_directory)
         self.lineage.write(save_directory)
 
     @classmethod
@@ -249,26 +224,9 @@ class Tokenizer(
         """
         folder = model_folder(pretrained_model_name_or_path, **hub_options)
         config = read_json(TokenizerConfig, folder / CONFIG_FILE)
-        path = folder / WEIGHTS_FILE
-        shape, quantizer = config.autoencoder, config.quantizer
-        layers = max(
-            shape.blocks * len(shape.multipliers), quantizer.codes_per_position, getattr(quantizer, "bridge_depth", 0)
-        )
-        # The fixed points of a Gaussian are computed where a network is built, however it is built.
-        points = quantizer.codebook_size * quantizer.code_dim if quantizer.kind == "gaussian" else 0
-        check_extent(path, lambda: cls(config), layers, points)
-        tokenizer = cls(config)
-        try:
-            tokenizer.load_state_dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            first = textwrap.shorten(first, 300, placeholder=" …")
-            raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
+        tokenizer = cls._of_folder(folder, config, config.extent)
         tokenizer.lineage = Lineage.read(folder, config.quantizer.codebook_size)
-        tokenizer.origin = folder
-        return tokenizer.eval()
+        return tokenizer
 
 
 def saved_config(location: str | Path) -> TokenizerConfig:
@@ -287,7 +245,7 @@ def model_folder(location: str | Path, **hub_options: Any) -> Path:
         folder = packaged(str(location)) or _hub_folder(str(location), hub_options)
     elif (folder / "model").is_dir():
         folder = folder / "model"
-    missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(
             f"{folder}: neither a saved tokenizer nor a run that has come to its first checkpoint "
@@ -306,10 +264,4 @@ def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
         raise UserError(f"{name}: a file; name the folder of the run or of the saved tokenizer")
     if "/" not in name:  # the hub itself would look for one of the few models without an owner
         raise UserError(f"{name}: no such folder, and no hub name (owner/name); in the box: {', '.join(names())}")
-    try:
-        return Path(snapshot_download(name, allow_patterns=[WEIGHTS_FILE, CONFIG_FILE, LINEAGE_FILE], **hub_options))
-    except HFValidationError:
-        raise UserError(f"{name}: no such folder, and no hub name (owner/name)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}: no such folder, and the hub does not give it ({reason})") from None
+    return hub_folder(name, [*MODEL_FILES, LINEAGE_FILE], hub_options)

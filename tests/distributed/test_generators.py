@@ -8,13 +8,19 @@ import pytest
 import torch
 import yaml
 
-from generators import diffusion_trainer, small_generator_run, small_generator_tree, write_latent_shards, write_tokens
-from runs import largest_difference, last_checkpoint, metrics, on_two_processes, tensors, torchrun, vaevq, weights
+from generators import small_generator_run, small_generator_tree, trained_generator, write_latent_shards, write_tokens
+from runs import (
+    assert_logs_are_equal,
+    largest_difference,
+    last_checkpoint,
+    on_two_processes,
+    tensors,
+    torchrun,
+    vaevq,
+    weights,
+)
 from vaevq.config import GeneratorRunConfig
-from vaevq.data.token_set import token_batches
-from vaevq.distributed import rank, world_size
-from vaevq.training.engine import Engine
-from vaevq.training.generator_loop import model_config, run_tokens
+from vaevq.distributed import rank
 from vaevq.training.generator_step import GeneratorTrainer
 
 EXACT: dict[str, Any] = {"train": {"precision": "float64", "batch_size": 8, "images": 64}, "network": {"dropout": 0.0}}
@@ -39,22 +45,7 @@ def config(tokens: Path, name: str, parallel: str = "ddp") -> GeneratorRunConfig
 
 
 def after_steps(given: GeneratorRunConfig, steps: int = 6) -> tuple[GeneratorTrainer, list[float]]:
-    place = Engine(torch.device("cpu"), torch.float64, None, rank(), world_size())
-    if given.network.of_latents:
-        trainer, tokens = diffusion_trainer(given, place)
-    else:
-        tokens = run_tokens(given)
-        trainer = GeneratorTrainer(given, model_config(given, tokens.train), place)
-    batches = token_batches(
-        *(tokens.train, tokens.train_items),
-        seed=given.seed,
-        start=0,
-        stop=given.train.images,
-        batch_size=given.train.batch_size // given.train.accumulation,
-        rank=rank(),
-        world_size=world_size(),
-    )
-    made = [trainer.step([next(batches) for _ in range(given.train.accumulation)]) for _ in range(steps)]
+    trainer, made = trained_generator(given, steps)
     return trainer, [loss for step in made for loss in step.values()]
 
 
@@ -123,9 +114,7 @@ def test_a_sharded_run_stopped_and_continued_is_that_of_one_process(tokens: Path
             if int(path.stem) > 24:
                 path.unlink()
         shutil.rmtree(sharded / "model")
-    for row, same in zip(metrics(sharded), metrics(alone), strict=True):
-        assert row.pop("split") == same.pop("split")
-        assert row == pytest.approx(same, rel=1e-6)
+    assert_logs_are_equal(sharded, alone, 1e-6)
 
 
 @pytest.mark.parametrize("kind", ["ar", "mask"])
@@ -147,9 +136,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tokens: Path, tmp_path: 
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("\ngenerator ") == 1
     assert 0 < largest_difference(last_checkpoint(mixed), last_checkpoint(alone)) < 1e-10
-    for row, same in zip(metrics(mixed), metrics(alone), strict=True):
-        assert row.pop("split") == same.pop("split")
-        assert row == pytest.approx(same, rel=1e-6)
+    assert_logs_are_equal(mixed, alone, 1e-6)
 
 
 def test_a_mistake_is_told_once(tokens: Path, tmp_path: Path) -> None:

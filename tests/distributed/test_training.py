@@ -10,11 +10,11 @@ import torch
 
 from runs import (
     ADVERSARIAL,
+    assert_logs_are_equal,
     figures,
     files_below,
     largest_difference,
     last_checkpoint,
-    metrics,
     on_two_processes,
     small_recipe,
     small_run,
@@ -140,13 +140,6 @@ def test_two_processes_average_and_revive_one_codebook(pair: Path, photos: Path,
     assert largest_difference(first, second) == 0
     assert largest_difference(first, tensors(alone.state_dict())) < 1e-8
     assert ("adapt" in AVERAGED[name]) == (alone.tokenizer.quantizer.codebook_size != 16)
-
-
-def assert_logs_are_equal(run_dir: Path, other: Path, tolerance: float) -> None:
-    """Line by line; all values but the name of the split are numbers."""
-    for row, same in zip(metrics(run_dir), metrics(other), strict=True):
-        assert row.pop("split") == same.pop("split")
-        assert row == pytest.approx(same, rel=tolerance)
 
 
 def test_under_torchrun_the_command_writes_the_run_folder_of_one_process_and_speaks_once(

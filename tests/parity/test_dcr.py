@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from vaevq.quantization.dcr import Gaussian, RunningMoments, distribution_consistency
+from vaevq.quantization.dcr import distribution_consistency
+from vaevq.quantization.moments import Gaussian, RunningMoments
 from vaevq.seeding import generator
 
 

@@ -18,7 +18,8 @@ from vaevq.diagnostics.latents import (
     latent_figures,
     wasserstein,
 )
-from vaevq.quantization.dcr import Gaussian, distribution_consistency
+from vaevq.quantization.dcr import distribution_consistency
+from vaevq.quantization.moments import Gaussian
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE, nearest
 from vaevq.seeding import generator

@@ -1,7 +1,6 @@
 """VQGAN-LC: k-means against scipy's, a fitted codebook against plain VQ's formulas, and what it refuses."""
 
 import math
-import pickle
 from pathlib import Path
 from unittest import mock
 
@@ -14,11 +13,11 @@ from safetensors.torch import save_file
 from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
+from feature_networks import alive, write_lpips
 from runs import largest_difference, small_recipe, small_run, step, step_batches, tensors, trained, trainer, vaevq
 from vaevq.config import FEATURE_DIMS, VqganLcConfig
 from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
-from vaevq.nn.backbones import Backbone
 from vaevq.nn.efficientnet import EfficientNetLite0
 from vaevq.nn.patches import PatchFeatures
 from vaevq.quantization import Posterior, VqganLc
@@ -148,26 +147,6 @@ def test_a_files_vectors_are_the_codebook_from_the_first_step(photos: Path, tmp_
     assert torch.allclose(made.tokenizer.quantizer.codebook.embedding, expected, atol=1e-5)
 
 
-def alive(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    return network
-
-
-def lpips_file(name: str, path: Path) -> Path:
-    backbone = alive(Backbone(name))
-    prefix = {"alexnet": "AlexNet_0", "vgg16": "VGG16_0"}[name]
-    tree: dict[str, dict[str, dict[str, np.ndarray]]] = {prefix: {}}
-    for i, convolution in enumerate(backbone.convolutions):
-        kernel = convolution.weight.detach().permute(2, 3, 1, 0).numpy()
-        tree[prefix][f"Conv_{i}"] = {"kernel": kernel, "bias": convolution.bias.detach().numpy()}
-    for i, width in enumerate(backbone.tap_widths):
-        tree[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": np.ones((1, 1, width, 1), dtype=np.float32)}}
-    path.write_bytes(pickle.dumps(tree))
-    return path
-
-
 @pytest.mark.parametrize(("name", "patches"), [("alexnet", 13**2), ("vgg16", 14**2), ("efficientnet_lite0", 7**2)])
 def test_patches_are_the_positions_of_the_last_map(name: str, patches: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -175,7 +154,7 @@ def test_patches_are_the_positions_of_the_last_map(name: str, patches: int, tmp_
     if name == "efficientnet_lite0":
         torch.save(alive(EfficientNetLite0()).state_dict(), path)
     else:
-        lpips_file(name, path)
+        write_lpips(name, path)
     network, images = PatchFeatures(name, path), torch.rand(2, 3, 16, 24) * 2 - 1
     found = network(images)
     assert found.shape == (2 * patches, FEATURE_DIMS[name])
@@ -192,7 +171,7 @@ def test_a_networks_patches_become_the_codebook_and_the_model_needs_no_network_a
     photos: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    path = lpips_file("alexnet", tmp_path / "alex.ckpt")
+    path = write_lpips("alexnet", tmp_path / "alex.ckpt")
     recipe = small_recipe(tmp_path, photos, **lc(features="alexnet", feature_weights=str(path)))
     outcome = vaevq("train", recipe, "--run-dir", tmp_path / "run", "--quiet")
     assert outcome.code == 0, outcome.err

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaevq.data.index import ImageEntry, ImageIndex, check_disjoint, split
+from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.split import check_disjoint, split
 from vaevq.errors import UserError
 
 

@@ -12,15 +12,17 @@ import torch
 from safetensors import safe_open
 
 from generators import (
-    diffusion_trainer,
+    generator_trainer,
     small_generator_run,
+    tokens_config,
+    trained_generator,
     write_latent_shards,
 )
 from runs import last_checkpoint, metrics, vaevq
 from vaevq.config import GeneratorRunConfig, LatentsConfig, load_generator_config
 from vaevq.config.diffusion import DiffusionConfig
 from vaevq.config.quantizers import QUANTIZERS
-from vaevq.data.token_set import read_token_set, token_batches
+from vaevq.data.token_set import read_token_set
 from vaevq.errors import UserError
 from vaevq.generation.build import build_network
 from vaevq.generation.diffusion import Diffusion
@@ -28,17 +30,13 @@ from vaevq.generation.generator import Generator
 from vaevq.generation.sampling import SamplingOptions
 from vaevq.quantization.build import build_quantizer
 from vaevq.quantization.posterior import Posterior
-from vaevq.training.engine import Engine
 from vaevq.training.generator_loop import train_generator
-from vaevq.training.generator_step import GeneratorTrainer
 
 SHAPE: dict[str, Any] = {"widths": [16], "attention": [True], "head_width": 16}
 
 
 def network(**options: Any) -> Diffusion:
     """A small one for latents of 4×2×4 in five classes, whose every weight is random."""
-    from generators import tokens_config
-
     config = DiffusionConfig.model_validate({"size": "tiny", **SHAPE, **options})
     torch.manual_seed(0)
     latents = LatentsConfig(source="codewords", channels=4, mean=0.0, std=1.0)
@@ -120,27 +118,12 @@ def test_held_out_figures_add_up_over_any_parts_and_are_the_same_again() -> None
     assert figures["noise_error"] < figures["loss"]
 
 
-def trained(config: GeneratorRunConfig, steps: int) -> GeneratorTrainer:
-    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-    trainer, tokens = diffusion_trainer(config, Engine(torch.device("cpu"), dtype, None, 0, 1))
-    batches = token_batches(
-        *(tokens.train, tokens.train_items),
-        seed=config.seed,
-        start=0,
-        stop=100_000,
-        batch_size=config.train.batch_size // config.train.accumulation,
-    )
-    for _ in range(steps):
-        trainer.step([next(batches) for _ in range(config.train.accumulation)])
-    return trainer
-
-
 def test_a_few_images_learned_by_heart_come_back_as_their_tokens(tmp_path: Path) -> None:
     tokens = write_latent_shards(tmp_path / "t", 3)  # one image of each class, one of them held out
     train = {"learning_rate": 0.003, "batch_size": 16, "ema_decay": 0.98}
     shape = {"widths": [64], "head_width": 64, "prediction": "v", "noise_schedule": "cosine"}
     config = run(tokens, train=train, network={**SHAPE, **shape}, data={"held_out_share": 0.3})
-    trainer = trained(config, 200)
+    trainer, _ = trained_generator(config, 200)
     both = read_token_set(tokens)
     train_items, _ = both.split(0.3, config.seed)
     assert both.labels is not None
@@ -154,9 +137,9 @@ def test_a_few_images_learned_by_heart_come_back_as_their_tokens(tmp_path: Path)
 
 def test_micro_batches_and_checkpointed_gradients_learn_what_a_whole_batch_learns(shards: Path) -> None:
     exact = {"precision": "float64"}
-    whole = trained(run(shards, train=exact), 3).network.state_dict()
+    whole = trained_generator(run(shards, train=exact), 3)[0].network.state_dict()
     for changed in ({"accumulation": 4}, {"gradient_checkpointing": True}):
-        others = trained(run(shards, train={**exact, **changed}), 3).network.state_dict()
+        others = trained_generator(run(shards, train={**exact, **changed}), 3)[0].network.state_dict()
         assert max(float((whole[name] - others[name]).abs().max()) for name in whole) < 1e-10
 
 
@@ -180,9 +163,7 @@ def test_a_run_that_goes_on_is_the_uninterrupted_one(shards: Path, tmp_path: Pat
 
 def test_what_is_learned_from_has_mean_0_and_variance_1(shards: Path) -> None:
     for source in ("codewords", "continuous"):
-        trainer, tokens = diffusion_trainer(
-            run(shards, data={"latents": source}), Engine(torch.device("cpu"), torch.float32, None, 0, 1)
-        )
+        trainer, tokens = generator_trainer(run(shards, data={"latents": source}))
         batch = tokens.train.batch(tokens.train_items, tokens.train_items)
         content = trainer.prepared(batch)[0]
         assert content.shape == (19, 4, 2, 3)
@@ -193,7 +174,7 @@ def test_what_is_learned_from_has_mean_0_and_variance_1(shards: Path) -> None:
 
 
 def test_an_unconditional_one_knows_no_label(shards: Path) -> None:
-    trainer = trained(run(shards, network={**SHAPE, "conditional": False}), 1)
+    trainer, _ = trained_generator(run(shards, network={**SHAPE, "conditional": False}), 1)
     assert trainer.network.no_label == 0
     assert next(trainer.averaged.samples(2, options=SamplingOptions(steps=2))).labels is None
 
@@ -324,8 +305,6 @@ def test_what_a_run_lacks_is_one_line(shards: Path, tmp_path: Path, monkeypatch:
 
 
 def test_ldm_4_has_as_many_parameters_as_the_papers() -> None:
-    from generators import tokens_config
-
     config = load_generator_config("ldm-4").network
     latents = LatentsConfig(source="continuous", channels=3, mean=0.0, std=1.0)
     tokens = tokens_config(codebook_size=8192, grid=(64, 64), image_size=(256, 256), class_count=1000)

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from generators import K, small_generator_run, small_generator_tree, write_tokens
+from generators import K, generator_trainer, small_generator_run, small_generator_tree, trained_generator, write_tokens
 from runs import files_below, last_checkpoint, metrics, start_vaevq, vaevq, weights
 from vaevq.config import GeneratorRunConfig, load_generator_config, read_json, recipe_names
 from vaevq.data.token_set import read_token_set
@@ -26,8 +26,7 @@ from vaevq.data.tokens import read_token_file, write_token_file
 from vaevq.errors import UserError
 from vaevq.generation.generator import Generator
 from vaevq.training import generator_loop
-from vaevq.training.generator_loop import GeneratorResult, model_config, run_tokens, train_generator
-from vaevq.training.generator_step import GeneratorTrainer
+from vaevq.training.generator_loop import GeneratorResult, run_tokens, train_generator
 
 KINDS = ["ar", "mask"]
 
@@ -219,38 +218,14 @@ def test_micro_batches_learn_what_a_whole_batch_learns(tokens: Path, kind: str) 
         config = small_generator_run(
             tokens, kind, train={"accumulation": accumulation, "precision": "float64"}, network={"dropout": 0.0}
         )
-        trainer = trained(config, 3)
-        return trainer.network.state_dict()
+        return trained_generator(config, 3)[0].network.state_dict()
 
     whole, parts = after_steps(1), after_steps(4)
     assert max(float((whole[name] - parts[name]).abs().max()) for name in whole) < 1e-12
 
 
-def trained(config: GeneratorRunConfig, steps: int) -> GeneratorTrainer:
-    from vaevq.data.token_set import token_batches
-    from vaevq.training.engine import Engine
-
-    tokens = run_tokens(config)
-    dtype = torch.float64 if config.train.precision == "float64" else torch.float32
-    autocast = torch.bfloat16 if config.train.precision == "bfloat16" else None
-    trainer = GeneratorTrainer(
-        config, model_config(config, tokens.train), Engine(torch.device("cpu"), dtype, autocast, 0, 1)
-    )
-    batches = token_batches(
-        tokens.train,
-        tokens.train_items,
-        seed=config.seed,
-        start=0,
-        stop=10_000,
-        batch_size=config.train.batch_size // config.train.accumulation,
-    )
-    for _ in range(steps):
-        trainer.step([next(batches) for _ in range(config.train.accumulation)])
-    return trainer
-
-
 def test_matrices_decay_and_vectors_do_not(tokens: Path) -> None:
-    trainer = trained(small_generator_run(tokens, train={"weight_decay": 0.3}), 0)
+    trainer, _ = generator_trainer(small_generator_run(tokens, train={"weight_decay": 0.3}))
     decay = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
     named = {name: decay[id(p)] for name, p in trainer.network.named_parameters()}
     assert len(named) == len(decay)
@@ -258,7 +233,9 @@ def test_matrices_decay_and_vectors_do_not(tokens: Path) -> None:
 
 
 def test_bfloat16_is_autocast_and_the_weights_stay_float32(tokens: Path) -> None:
-    half, whole = (trained(small_generator_run(tokens, train={"precision": p}), 3) for p in ("bfloat16", "float32"))
+    half, whole = (
+        trained_generator(small_generator_run(tokens, train={"precision": p}), 3)[0] for p in ("bfloat16", "float32")
+    )
     assert {p.dtype for p in half.network.parameters()} == {torch.float32}
     difference = max(
         float((a - b).detach().abs().max())

@@ -12,7 +12,7 @@ from test_tokenizer import QUANTIZERS, tokenizer
 
 from generators import write_generator
 from vaevq import Generator, Tokenizer, __version__
-from vaevq.card import renew_page, weights_checksum
+from vaevq.card import weights_checksum
 
 
 @dataclass
@@ -46,7 +46,7 @@ class FakeHub:
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     made = FakeHub(tmp_path / "hub")
     monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", made)
-    monkeypatch.setattr("vaevq.tokenizer.snapshot_download", made.download)
+    monkeypatch.setattr("vaevq.saved.snapshot_download", made.download)
     return made
 
 
@@ -134,7 +134,7 @@ def test_a_card_is_renewed_until_somebody_edits_it(tmp_path: Path) -> None:
     mine = "\n".join(line for line in renewed.splitlines() if not line.startswith("<!-- Written by vaevq")) + "Mine."
     (folder / "README.md").write_text(mine)
     tokenizer(QUANTIZERS[0]).save_pretrained(folder)
-    renew_page(second, folder)
+    second.renew_page(folder)
     assert (folder / "README.md").read_text() == mine
 
 
@@ -142,7 +142,7 @@ def test_the_card_of_a_generator_says_what_it_makes_and_how_well_it_predicts(fin
     write_generator(finished, tmp_path / "run")
     for weights in ("of others", weights_checksum(tmp_path / "run/model")):
         (tmp_path / "run/eval.json").write_text(json.dumps({"figures": {"bits_per_token": 3.25}, "weights": weights}))
-        renew_page(Generator.from_pretrained(tmp_path / "run"), tmp_path / "run/model")
+        Generator.from_pretrained(tmp_path / "run").renew_page(tmp_path / "run/model")
         assert ("3.25" in (tmp_path / "run/model/README.md").read_text()) == (weights != "of others")
     generator = Generator.from_pretrained(tmp_path / "run")
     generator.save_pretrained(tmp_path / "saved")

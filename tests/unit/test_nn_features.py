@@ -1,18 +1,15 @@
 """Feature networks with random weights: names, sizes, channels, and files that do not belong to them."""
 
 import hashlib
-import pickle
 import re
 from itertools import permutations
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from feature_networks import alive, write_lpips
 from vaevq.errors import UserError
-from vaevq.nn.backbones import Backbone
 from vaevq.nn.efficientnet import EfficientNetLite0
 from vaevq.nn.features import FeatureNetwork, FeatureNetworkName, feature_network
 from vaevq.nn.inception import FidInception
@@ -24,29 +21,10 @@ KNOWN: dict[FeatureNetworkName, tuple[str, int]] = {
 }
 
 
-def alive(network: nn.Module) -> nn.Module:
-    """The network with random weights that keep the features at a natural size; torch's own let them vanish."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    return network
-
-
 def efficientnet_state() -> dict[str, torch.Tensor]:
     """Named as in the published file, where the name of every module begins with an underscore."""
     state = alive(EfficientNetLite0()).state_dict()
     return {re.sub(r"(^|\.)(?=[a-z]\w*\.)", r"\1_", name): value for name, value in state.items()}
-
-
-def vgg16_tree() -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    backbone = alive(Backbone("vgg16"))
-    tree: dict[str, dict[str, dict[str, np.ndarray]]] = {"VGG16_0": {}}
-    for i, convolution in enumerate(backbone.convolutions):
-        kernel = convolution.weight.detach().permute(2, 3, 1, 0).numpy()
-        tree["VGG16_0"][f"Conv_{i}"] = {"kernel": kernel, "bias": convolution.bias.detach().numpy()}
-    for i, width in enumerate(backbone.tap_widths):
-        tree[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": np.ones((1, 1, width, 1), dtype=np.float32)}}
-    return tree
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +37,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[FeatureNetworkName, 
         "inception": folder / "inception.pth",
     }
     torch.save(efficientnet_state(), files["efficientnet_lite0"])
-    files["vgg16"].write_bytes(pickle.dumps(vgg16_tree()))
+    write_lpips("vgg16", files["vgg16"])
     torch.save(alive(FidInception()).state_dict(), files["inception"])
     return files
 

@@ -23,7 +23,7 @@ EXPERIMENT = Path(__file__).parents[2] / "experiments" / "photos_f8.json"
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaevq.tokenizer.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("vaevq.saved.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
 
 
 @pytest.fixture

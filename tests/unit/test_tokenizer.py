@@ -242,7 +242,7 @@ def test_a_folder_without_one_of_its_files_is_refused(missing: str, tmp_path: Pa
 
 
 def test_a_name_without_an_owner_is_not_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vaevq.tokenizer.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    monkeypatch.setattr("vaevq.saved.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(UserError, match=r"^quickstart: no such folder, and no hub name"):
         vaevq.Tokenizer.from_pretrained("quickstart")
 

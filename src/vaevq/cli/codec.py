@@ -197,6 +197,7 @@ def decode(
         against: of one volume: also say how far it is from this one.
         device: auto, cpu, cuda, cuda:1, mps.
         force: overwrite what is there.
+        quiet: no progress display.
     """
     from vaevq.codec import compare_volumes, decode_tokens, decode_volumes, fitting
     from vaevq.data.tokens import read_token_file

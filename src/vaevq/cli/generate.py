@@ -8,13 +8,12 @@ from typing import Annotated, Any
 import tyro
 
 from vaevq.arguments import given, recipe_words
-from vaevq.cli.options import Location, Number, Output, PlaceOrDefault, Recipe, RunFolder, deliver
+from vaevq.cli.options import Json, Location, Number, Output, PlaceOrDefault, Recipe, RunFolder, Text, deliver
 from vaevq.config import GenerationEvalConfig, load_generator_config, load_section
 from vaevq.console import counted, progress, say, say_evaluation, say_rows
 from vaevq.errors import UserError
 
 Measured = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES [KEY=VALUE ...]")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 Real = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
 
@@ -176,7 +175,7 @@ def evaluate(
     reference: str,
     output: PlaceOrDefault = None,
     device: str = "auto",
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    as_json: Json = False,
     force: bool = False,
     quiet: bool = False,
 ) -> None:

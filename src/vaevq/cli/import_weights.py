@@ -34,9 +34,9 @@ def import_weights(
     from vaevq.files import make_folder, require_absent
     from vaevq.inspection import inspect_path
     from vaevq.interop.published import read_published
-    from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE
+    from vaevq.saved import MODEL_FILES
 
-    require_absent([output / name for name in (WEIGHTS_FILE, CONFIG_FILE)], force=force)
+    require_absent([output / name for name in MODEL_FILES], force=force)
     published = read_published(file)
     make_folder(output)
     published.tokenizer.save_pretrained(output)

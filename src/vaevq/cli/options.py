@@ -19,14 +19,13 @@ Recipe = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar=
 Overrides = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY=VALUE ...]")]
 Images = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGES ...")]
 Location = Annotated[str | None, tyro.conf.arg(metavar="LOCATION")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="STR")]
 Number = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Output = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 PlaceOrDefault = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="PATH")]
 RunFolder = Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
 Model = Annotated[str, tyro.conf.arg(aliases=["-m"])]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
-
-
 Volumes = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 
 
@@ -66,6 +65,7 @@ def deliver(result: dict[str, Any], output: Path | None, *, as_json: bool) -> bo
 
 
 def load(model: str) -> "Tokenizer":
+    """See `Tokenizer.from_pretrained`."""
     from vaevq.tokenizer import Tokenizer
 
     return Tokenizer.from_pretrained(model)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from vaevq.arguments import given, recipe_and_overrides, run_name
-from vaevq.cli.options import Location, Number, Recipe, RunFolder, networks
+from vaevq.cli.options import Location, Number, Recipe, RunFolder, Text, networks
 from vaevq.config import load_run_config
 from vaevq.console import say, say_evaluation, say_rows
 
@@ -20,7 +20,7 @@ def train(
     init_from: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None,
     run_dir: RunFolder = None,
     seed: Number = None,
-    device: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None,
+    device: Text = None,
     dry_run: bool = False,
     quiet: bool = False,
 ) -> None:

@@ -18,7 +18,7 @@ from vaevq.files import require_absent, written_aside
 from vaevq.tokenizer import Tokenizer
 
 Progress = Callable[[int], None]
-"""Told how many images are done, those that could not be read among them."""
+"""Told how many images, views of them or slices are done, those that could not be read among them."""
 
 
 @dataclass(frozen=True)

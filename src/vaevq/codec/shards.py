@@ -1,14 +1,13 @@
 """A whole data set to shards of tokens, in pieces: what is done stays, what was killed is done again."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from vaevq import distributed
-from vaevq.codec.images import encode_images
+from vaevq.codec.images import Progress, encode_images
 from vaevq.config import EvalConfig
 from vaevq.data.entries import ImageEntry, ImageIndex
 from vaevq.data.images import UnreadableImage
@@ -43,7 +42,7 @@ def encode_shards(
     device: torch.device,
     *,
     batch_size: int = 8,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = lambda done: None,
 ) -> ShardsEncoded:
     """Encodes what is missing of the shards of a plan, deterministically; several processes share them.
 
@@ -87,7 +86,7 @@ def _encoded(
     part: ImageIndex,
     config: EvalConfig,
     device: torch.device,
-    progress: Callable[[int], None],
+    progress: Progress,
     *,
     latents: bool,
 ) -> tuple[TokenFile | None, list[str]]:

@@ -1,6 +1,6 @@
 """Tokens of slices back to volumes: on their own grid, of their own type, with their own header."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vaevq.codec.images import fitting
+from vaevq.codec.images import Progress, fitting
 from vaevq.data.images import Floats
 from vaevq.data.tokens import TokenFile
 from vaevq.data.volumes.cache import open_volume
@@ -20,9 +20,6 @@ from vaevq.data.volumes.window import BACKGROUND
 from vaevq.errors import UserError
 from vaevq.files import make_folder, require_absent, written_aside
 from vaevq.tokenizer import Tokenizer
-
-Progress = Callable[[int], None]
-"""Told how many slices are done."""
 
 BATCH = 8
 

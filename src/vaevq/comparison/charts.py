@@ -8,7 +8,7 @@ from typing import Any
 
 from vaevq.comparison.table import Comparison, Entry, common_seeds
 from vaevq.report.labels import is_share
-from vaevq.report.plots import PAGE, PRINT, Colours, engineering, figure, locator, png, svg
+from vaevq.report.plots import PAGE, PRINT, Colours, figure, locator, png, set_images_seen, svg
 
 _MARKS = "os^DvP*X"
 _PNG_SIZE = (6.0, 4.0)
@@ -74,10 +74,7 @@ def band_chart(title: str, unit: str, drawn: Sequence[Band], rows: Sequence[str]
             axes.plot(band.images_seen, band.mean, label=band.label, markersize=4, **look)
         axes.set_title(title)
         axes.set_ylabel(unit)
-        axes.set_xlabel("images seen")
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter(engineering)
-        axes.xaxis.set_major_locator(locator(4))
+        set_images_seen(axes)
         _plain_numbers(axes, "y")
         _add_legend(axes, drawn)
         return svg(on, description)

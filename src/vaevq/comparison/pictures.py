@@ -11,9 +11,8 @@ from vaevq.comparison.plan import Plan
 from vaevq.comparison.table import Comparison
 from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
-from vaevq.files import written_aside
 from vaevq.report.examples import Examples, examples
-from vaevq.report.pictures import overview, shown
+from vaevq.report.pictures import overview, save_picture, shown
 from vaevq.tokenizer import Tokenizer
 
 IMAGES = 6
@@ -42,9 +41,7 @@ class Pictures:
         """Writes them as one PNG file: an image a column, a row below the other."""
         made = list(self.reconstructions.values())
         columns = [[original, *(row[i] for row in made)] for i, original in enumerate(self.originals)]
-        sheet = overview(columns, self.names, ["original", *self.reconstructions])
-        with written_aside(path) as aside:
-            sheet.save(aside, format="PNG", optimize=True)
+        save_picture(overview(columns, self.names, ["original", *self.reconstructions]), path)
 
 
 def make_pictures(comparison: Comparison, tasks: Sequence[Task], out: Path) -> Pictures | None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -83,7 +84,7 @@ def run_cell(task: Task, out: Path, keeping: Keeping, *, quiet: bool = True) -> 
         train_tokenizer(task.config, folder, quiet=quiet)
     except UserError as error:
         # The run folder stays: another try goes on from its last checkpoint.
-        cell = _failed(task, str(error))
+        cell = _cell(task, failure=" ".join(str(error).split()))
     else:
         cell = _finished(task, folder)
     cell.write(out / "cells" / f"{task.name}.json")
@@ -94,14 +95,8 @@ def run_cell(task: Task, out: Path, keeping: Keeping, *, quiet: bool = True) -> 
 
 def _finished(task: Task, folder: Path) -> Cell:
     run, evaluation = RunFolder.read(folder), read_evaluation(folder / "eval.json")
-    assert task.data is not None
-    return Cell(
-        row=task.row,
-        seed=task.seed,
-        digest=digest(task.config, task.data, task.code),
-        code=task.code,
-        data=task.data,
-        configuration=configuration(task.config),
+    return _cell(
+        task,
         figures=evaluation.figures,
         continuous=evaluation.continuous,
         protocol=evaluation.protocol,
@@ -114,11 +109,10 @@ def _finished(task: Task, folder: Path) -> Cell:
     )
 
 
-def _failed(task: Task, reason: str) -> Cell:
+def _cell(task: Task, **result: Any) -> Cell:
     assert task.data is not None
     made_of = digest(task.config, task.data, task.code)
-    line = " ".join(reason.split())
-    return Cell(task.row, task.seed, made_of, task.code, task.data, configuration(task.config), failure=line)
+    return Cell(task.row, task.seed, made_of, task.code, task.data, configuration(task.config), **result)
 
 
 def _drop_another_run(folder: Path, config: RunConfig) -> None:

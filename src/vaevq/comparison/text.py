@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from vaevq.comparison.statistics import Difference, Estimate, higher_is_better
 from vaevq.comparison.table import Comparison, Entry, Group
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD
-from vaevq.metrics.result import Evaluation
+from vaevq.metrics.result import figure_row
 from vaevq.report.labels import label
 
 _OF_CODEBOOK = ("bits_per_image", "usage", "usage_ceiling", "perplexity", "tokens_per_codeword")
@@ -35,12 +35,12 @@ def codebook_figures(comparison: Comparison) -> list[str]:
 
 def written(name: str, value: float) -> str:
     """A figure's value without its unit."""
-    return _row(name, value).partition(" ")[0]
+    return _with_unit(name, value).partition(" ")[0]
 
 
 def heading(name: str) -> str:
     """What a figure's column is called, with its unit and the way in which it is good."""
-    unit = _row(name, 0.0).partition(" ")[2]
+    unit = _with_unit(name, 0.0).partition(" ")[2]
     words = f"{label(_plain(name))}, training queries" if name in QUERIES else label(name)
     arrow = {True: " ↑", False: " ↓", None: ""}[higher_is_better(name)]
     return f"{words}{f' ({unit})' if unit in ('dB', 'bits') else ''}{arrow}"
@@ -187,9 +187,8 @@ def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
 
 
-def _row(name: str, value: float) -> str:
-    (row,) = Evaluation({_plain(name): value}, {}, [], 0).rows()
-    return row.value
+def _with_unit(name: str, value: float) -> str:
+    return figure_row(_plain(name), value).value
 
 
 def _plain(name: str) -> str:

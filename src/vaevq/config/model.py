@@ -54,6 +54,15 @@ class TokenizerConfig(Section):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     quantizer: QuantizerConfig = VariationalConfig()
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """How many layers there are, and numbers that the largest of their tensors has at least."""
+        shape, quantizer = self.autoencoder, self.quantizer
+        bridge = getattr(quantizer, "bridge_depth", 0)
+        # The fixed points of a Gaussian are computed where a network is built, however it is built.
+        points = quantizer.codebook_size * quantizer.code_dim if quantizer.kind == "gaussian" else 0
+        return max(shape.blocks * len(shape.multipliers), quantizer.codes_per_position, bridge), points
+
     @model_validator(mode="before")
     @classmethod
     def _default_kind(cls, given: Any) -> Any:

@@ -260,7 +260,7 @@ def validate(model: type[T], tree: Any, where: str) -> T:
 
 
 def read_json(model: type[T], path: Path) -> T:
-    """A configuration written by `write_json`.
+    """A configuration that `vaevq.files.write_json` wrote.
 
     Raises:
         UserError: the file is absent, damaged, or not of this model.

@@ -42,6 +42,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def dig(tree: Any, dotted: str) -> Any:
+    """What stands in a tree of mappings and sections under a dotted name; None where there is nothing."""
     for key in dotted.split("."):
         tree = tree.get(key) if isinstance(tree, Mapping) else getattr(tree, key, None)
     return tree

@@ -44,5 +44,6 @@ class SeveralCodes(LatentShape):
 
 
 def check_rotation(gradient: str, code_dim: int) -> None:
+    """ValueError where latents of so many dimensions cannot be turned."""
     if gradient == "rotation" and code_dim < 2:
         raise ValueError("gradient: rotation needs a code_dim of at least 2: one dimension has nothing to turn in")

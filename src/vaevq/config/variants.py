@@ -66,6 +66,7 @@ VARIANTS: dict[Variant, dict[str, Any]] = {
 
 
 def kind_of(tree: Any) -> Any:
+    """The kind of quantizer that a tree names, VAEVQ where it names none."""
     return dig(tree, "model.quantizer.kind") or "vaevq"
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vaevq.config import DataConfig
-from vaevq.data.index import ImageIndex, VolumeOptions, check_disjoint, find_images, split
+from vaevq.data.index import ImageIndex, VolumeOptions, find_images
 from vaevq.data.sources import fetch
-from vaevq.data.split import SplitBy, check_subjects, subjects_of
+from vaevq.data.split import SplitBy, check_disjoint, check_subjects, split, subjects_of
 from vaevq.errors import UserError
 
 

@@ -126,11 +126,16 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.detach().float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
 
 
+def to_pixels(images: Tensor) -> Pixels:
+    """The inverse of `to_tensor`, rounded: C×H×W in [-1, 1] as uint8 H×W×C; of a batch B×C×H×W as B×H×W×C."""
+    array: Pixels = to_uint8(images).movedim(-3, -1).cpu().numpy()
+    return array
+
+
 def save_png(image: Tensor, path: Path) -> None:
     """Writes one image, C×H×W in [-1, 1] with 1 to 4 channels, as PNG; missing folders are made."""
-    array = to_uint8(image).permute(1, 2, 0).cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    _to_pillow(array).save(path, format="PNG")
+    to_pillow(to_pixels(image)).save(path, format="PNG")
 
 
 def as_tensor(pictures: Tensor) -> Tensor:
@@ -149,9 +154,9 @@ def resize(array: Picture, height: int, width: int) -> Picture:
         return resize_floats(cast(Floats, array), height, width)
     channels, size, pixels = array.shape[2], (width, height), cast(Pixels, array)
     if channels in (1, 3):
-        return _to_array(_to_pillow(pixels).resize(size, Image.Resampling.BICUBIC))
+        return _to_array(to_pillow(pixels).resize(size, Image.Resampling.BICUBIC))
     parts = np.split(pixels, channels, axis=2)
-    return np.concatenate([_to_array(_to_pillow(p).resize(size, Image.Resampling.BICUBIC)) for p in parts], axis=2)
+    return np.concatenate([_to_array(to_pillow(p).resize(size, Image.Resampling.BICUBIC)) for p in parts], axis=2)
 
 
 def resize_floats(array: Floats, height: int, width: int) -> Floats:
@@ -250,7 +255,8 @@ def _to_array(image: Image.Image) -> Pixels:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _to_pillow(array: Pixels) -> Image.Image:
+def to_pillow(array: Pixels) -> Image.Image:
+    """uint8 H×W×C as Pillow's image, in the mode of its channels (`MODES`)."""
     return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
 
 

@@ -10,23 +10,12 @@ from vaevq.config import VolumesConfig
 from vaevq.data.entries import ImageEntry, ImageIndex, is_image_name, natural_key
 from vaevq.data.images import IMAGE_EXTENSIONS
 from vaevq.data.shards import expand_pattern, index_shards
-from vaevq.data.split import Split, check_disjoint, split
 from vaevq.data.volumes.entries import SliceEntry
 from vaevq.data.volumes.index import index_volumes
 from vaevq.data.volumes.layout import VOLUME_EXTENSIONS, is_of_brats, is_volume_name, volume_paths
 from vaevq.errors import UserError
 
-__all__ = [
-    "ImageEntry",
-    "ImageIndex",
-    "Split",
-    "VolumeOptions",
-    "check_disjoint",
-    "find_all",
-    "find_images",
-    "read_list",
-    "split",
-]
+__all__ = ["ImageEntry", "ImageIndex", "VolumeOptions", "find_all", "find_images", "read_list"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +132,7 @@ def read_list(path: Path, location: str) -> ImageIndex:
     files = [path.parent / name for name in names]
     if not os.path.isfile(files[0]):  # noqa: PTH113
         raise UserError(f"{location}: {names[0]}: no such file in {path.parent}, which the list's paths start from")
-    classes, numbers = _number_labels(labels, location)
+    classes, numbers = _number_labels(labels)
     entries = (
         ImageEntry(PurePosixPath(Path(name)).as_posix(), numbers[i] if numbers else None, str(files[i]))
         for i, name in enumerate(names)
@@ -213,7 +202,7 @@ def _walk(folder: Path) -> Iterable[str]:
         yield from ((base / name).as_posix() for name in files if not name.startswith("."))
 
 
-def _number_labels(labels: Sequence[str], location: str) -> tuple[tuple[str, ...], list[int]]:
+def _number_labels(labels: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
     if not all(re.fullmatch("[0-9]{1,6}", label) for label in labels):
         classes = tuple(sorted(set(labels), key=natural_key))
         number = {name: i for i, name in enumerate(classes)}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
 from vaevq.data.images import Picture, UnreadableImage, as_tensor, centre_crop, to_uint8
 from vaevq.errors import UserError
-from vaevq.seeding import generator
+from vaevq.seeding import shuffled
 
 T = TypeVar("T")
 
@@ -58,9 +57,9 @@ def training_batches(
 ) -> Iterator[ImageBatch]:
     """The training stream from position `start` on, in whole batches, until `stop` is reached or passed.
 
-    Position p shows image `permutation(seed, epoch)[p % N]` of epoch `p // N`, cut as (seed, p) says: nothing depends
-    on the number of processes or workers, and a stream from `start` is the tail of the stream from 0. In the place of
-    an unreadable image stands the next readable one of the index.
+    Position p shows the image that `vaevq.seeding.shuffled` puts there, cut as (seed, p) says: nothing depends on the
+    number of processes or workers, and a stream from `start` is the tail of the stream from 0. In the place of an
+    unreadable image stands the next readable one of the index.
 
     Args:
         batch_size: images a batch over all processes, of which this rank gets its contiguous share.
@@ -168,13 +167,9 @@ class _TrainingImages(Dataset[_Cut]):
 
 def _order(count: int, seed: int, starts: Iterable[int], share: int) -> Iterator[list[_Place]]:
     """For each start, the `share` places from there on."""
-
-    @lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
-    def permutation(epoch: int) -> Tensor:
-        return torch.randperm(count, generator=generator("order", seed, epoch))
-
+    image_at = shuffled(count, seed)
     for start in starts:
-        yield [_Place(p, int(permutation(p // count)[p % count])) for p in range(start, start + share)]
+        yield [_Place(p, image_at(p)) for p in range(start, start + share)]
 
 
 def _same_sized(

@@ -1,12 +1,11 @@
 """What a generator learns from: the tokens of a data set in memory, its two sides, and batches of a shuffled stream.
 
-The stream is that of the image loader: position p shows item `permutation(seed, epoch)[p % N]`, so that a run can be
-entered anywhere and nothing depends on the number of processes.
+The stream is that of the image loader, so that a run can be entered anywhere and nothing depends on the number of
+processes.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ from vaevq.data.token_shards import TOKENIZER_FOLDER, is_token_folder, read_plan
 from vaevq.data.tokens import TokenFile, read_token_file, token_type
 from vaevq.data.views import image_of_view
 from vaevq.errors import UserError
-from vaevq.seeding import generator, stream_seed
+from vaevq.seeding import shuffled, stream_seed
 
 Integers = npt.NDArray[np.int64]
 
@@ -239,17 +238,10 @@ def token_batches(
         batch_size: items a batch over all processes, of which this rank gets its contiguous share.
     """
     assert batch_size % world_size == 0
-    share = batch_size // world_size
-
-    @lru_cache(maxsize=2)  # a batch may reach from one epoch into the next
-    def permutation(epoch: int) -> Integers:
-        order: Integers = torch.randperm(len(items), generator=generator("order", seed, epoch)).numpy()
-        return order
-
+    share, place_at = batch_size // world_size, shuffled(len(items), seed)
     for first in range(start + rank * share, stop + rank * share, batch_size):
         positions = np.arange(first, first + share)
-        chosen = [permutation(p // len(items))[p % len(items)] for p in positions.tolist()]
-        yield tokens.batch(items[chosen], positions)
+        yield tokens.batch(items[[place_at(p) for p in positions.tolist()]], positions)
 
 
 def _check_one_kind(first: TokenFile, file: TokenFile, path: Path) -> None:

@@ -17,7 +17,7 @@ from vaevq.data.entries import ImageIndex
 from vaevq.data.views import Views, check_names
 from vaevq.data.volumes.entries import sliced_volumes
 from vaevq.errors import UserError
-from vaevq.files import make_folder, remove_leftovers, write_text
+from vaevq.files import make_folder, remove_leftovers, write_json
 
 MANIFEST = "shards.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -138,7 +138,7 @@ def claim_folder(folder: Path, plan: ShardPlan, *, force: bool) -> None:
     if force:
         for path in folder.glob("shard-*"):
             path.unlink()
-    write_text(folder / MANIFEST, json.dumps(plan.model_dump(mode="json"), indent=2) + "\n")
+    write_json(folder / MANIFEST, plan.model_dump(mode="json"))
 
 
 def missing_shards(folder: Path, plan: ShardPlan) -> Sequence[int]:

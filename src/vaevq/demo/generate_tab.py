@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from vaevq.config.diffusion import DiffusionConfig
-from vaevq.data.images import to_uint8
+from vaevq.data.images import to_pixels
 from vaevq.demo.serving import Page, whole
 from vaevq.demo.uploads import load_upload
 from vaevq.generation.completion import upper_rows
@@ -93,4 +93,4 @@ def build(page: Page) -> None:
 
 def sampled(generator: Generator, count: int, **options: Any) -> list[Any]:
     """Images as pictures; the options are those of `Generator.sample`."""
-    return [shown(to_uint8(image).permute(1, 2, 0).cpu().numpy()) for image in generator.sample(count, **options)]
+    return [shown(to_pixels(image)) for image in generator.sample(count, **options)]

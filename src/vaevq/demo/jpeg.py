@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vaevq.data.images import Pixels
+from vaevq.data.images import Pixels, to_pillow
 from vaevq.metrics.image import psnr
 
 QUALITIES = range(1, 101)
@@ -62,8 +62,7 @@ def _jpeg(original: Pixels, quality: int) -> EqualJpeg:
     size, decoded = 0, []
     for plane in planes:
         file = io.BytesIO()
-        image = Image.fromarray(np.ascontiguousarray(plane[:, :, 0] if plane.shape[2] == 1 else plane))
-        image.save(file, "JPEG", quality=quality, optimize=True)
+        to_pillow(plane).save(file, "JPEG", quality=quality, optimize=True)
         size += file.tell()
         decoded.append(np.asarray(Image.open(file)).reshape(plane.shape))
     pair = (original, np.concatenate(decoded, axis=2))

@@ -11,15 +11,12 @@ from vaevq.demo import generate_tab, paint_tab, photo_tab, tokens_tab, volume_ta
 from vaevq.demo.limits import Limits, Rate
 from vaevq.demo.models import Models
 from vaevq.demo.photo import Photo, tokenized
-from vaevq.demo.serving import PRIVATE, Page
+from vaevq.demo.serving import KEPT_SECONDS, PRIVATE, Page
 from vaevq.demo.uploads import load_upload
 from vaevq.errors import UserError
 
 SESSIONS = 200
 """So many visitors' photos are held; the one that was longest away is let go first."""
-
-KEPT_SECONDS = 3600
-"""Uploaded files and photos are deleted after so long."""
 
 # The report's charts and tables, in this page's colours.
 _CSS = """

@@ -7,7 +7,7 @@ import gradio as gr
 from vaevq.demo.codewords import check_codeword, example, painted, patch, position_at
 from vaevq.demo.photo import Photo, decoded, first_codes
 from vaevq.demo.photo_tab import PICTURE
-from vaevq.demo.serving import PRIVATE, Page, there, whole
+from vaevq.demo.serving import KEPT_SECONDS, PRIVATE, Page, there, whole
 from vaevq.report.pictures import Tokens, shown, token_map
 
 LARGEST_BRUSH = 16
@@ -17,7 +17,7 @@ def build(page: Page) -> None:
     """Lays it out."""
     tokenizer = page.models.tokenizer
     K = tokenizer.quantizer.codebook_size
-    canvas = gr.State(None, time_to_live=3600)
+    canvas = gr.State(None, time_to_live=KEPT_SECONDS)
     with gr.Row():
         mode = gr.Radio(["paint", "pick"], value="paint", label="a click", elem_id="mode")
         codeword = gr.Number(None, label=f"codeword, 0 to {K - 1}", precision=0, elem_id="paint-codeword")

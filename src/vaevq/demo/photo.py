@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vaevq.data.images import Pixels, to_tensor, to_uint8
+from vaevq.data.images import Pixels, to_pixels, to_tensor
 from vaevq.data.tokens import token_type
 from vaevq.demo.jpeg import EqualJpeg
 from vaevq.metrics.codebook import CodebookStatistics, TokenHistogram
@@ -62,9 +62,7 @@ def tokenized(tokenizer: Tokenizer, original: Pixels) -> Photo:
 def decoded(tokenizer: Tokenizer, tokens: Tokens, size: tuple[int, int] | None = None) -> Pixels:
     """The image, uint8 H×W×C, of tokens h×w or h×w×q."""
     device = next(tokenizer.parameters()).device
-    image = tokenizer.decode(torch.from_numpy(tokens)[None].to(device), size)[0]
-    array: Pixels = to_uint8(image).permute(1, 2, 0).cpu().numpy()
-    return array
+    return to_pixels(tokenizer.decode(torch.from_numpy(tokens)[None].to(device), size)[0])
 
 
 def first_codes(tokens: Tokens) -> Tokens:

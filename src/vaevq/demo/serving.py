@@ -14,6 +14,9 @@ from vaevq.demo.models import Models
 from vaevq.demo.photo import Photo
 from vaevq.errors import UserError
 
+KEPT_SECONDS = 3600
+"""Uploaded files and photos are deleted after so long."""
+
 PRIVATE = {"api_visibility": "private"}
 """Of events that are none of the page's programming interface."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vaevq.diagnostics.figures import Shown, ratio
+from vaevq.nn.grid import as_rows
 from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE
 from vaevq.seeding import generator
 
@@ -55,7 +56,7 @@ class LatentSample:
 
     def update(self, positions: Tensor, latents: Tensor) -> None:
         """Takes in latents B×d×h×w of the images at `positions` (int64 B)."""
-        rows = latents.detach().permute(0, 2, 3, 1).flatten(0, 2).cpu()
+        rows = as_rows(latents.detach()).cpu()
         area = latents.shape[-2] * latents.shape[-1]
         draws = [torch.rand(area, generator=generator("latents", int(p)), dtype=torch.float64) for p in positions]
         keys = torch.cat([self._keys, *draws])
@@ -64,7 +65,7 @@ class LatentSample:
 
 
 def nearest_several(latents: Tensor, codewords: Tensor, k: int) -> Tensor:
-    """The k nearest of K×d codewords to each of N×d latents, int64 N×k in no order; in tiles, as `codebook.nearest`."""
+    """The k nearest of K×d codewords to each of N×d latents, int64 N×k in no order; in tiles, as `search.nearest`."""
     half_norms = 0.5 * codewords.square().sum(dim=1)
     found = []
     for start in range(0, len(latents), LATENT_TILE):

@@ -14,7 +14,9 @@ from torch import Tensor
 from vaevq.diagnostics.deviations import Deviations
 from vaevq.diagnostics.figures import Shown
 from vaevq.metrics.fid import FeatureMoments
-from vaevq.quantization.dcr import Gaussian, nuclear_norm, symmetric_root
+from vaevq.nn.grid import as_rows
+from vaevq.quantization.dcr import nuclear_norm, symmetric_root
+from vaevq.quantization.moments import Gaussian
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantizer
 
@@ -99,7 +101,7 @@ class LatentMoments:
 
     def _rows(self, grid: Tensor) -> Tensor:
         place = self.means.mean.device
-        return grid.detach().to(place).double().permute(0, 2, 3, 1).reshape(-1, grid.shape[1])
+        return as_rows(grid.detach().to(place).double())
 
 
 def kl_per_dimension(mean: Tensor, logvar: Tensor) -> Tensor:

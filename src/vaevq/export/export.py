@@ -13,11 +13,11 @@ from vaevq.export.graphs import DECODER, ENCODER, trace
 from vaevq.export.onnx_files import OnnxRunner, require_onnx, write_onnx
 from vaevq.export.parity import Parity, Runner, compare
 from vaevq.files import make_folder, require_absent
-from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE, Tokenizer
+from vaevq.saved import MODEL_FILES
+from vaevq.tokenizer import Tokenizer
 
 Format = Literal["onnx", "torch", "safetensors"]
 _SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}
-_MODEL_FILES = [WEIGHTS_FILE, CONFIG_FILE]
 METADATA = "vaevq.json"
 """The name of the metadata within a .pt2 file."""
 
@@ -73,9 +73,7 @@ def export_model(tokenizer: Tokenizer, folder: Path, form: Format, *, force: boo
         require_onnx()
     if not tokenizer.quantizer.is_fitted:
         raise UserError("this tokenizer's codebook is not made yet: train it past model.quantizer.quantize_from")
-    names = (
-        [WEIGHTS_FILE, CONFIG_FILE] if form == "safetensors" else [f"{p}{_SUFFIX[form]}" for p in (ENCODER, DECODER)]
-    )
+    names = MODEL_FILES if form == "safetensors" else [f"{part}{_SUFFIX[form]}" for part in (ENCODER, DECODER)]
     files = tuple(folder / name for name in names)
     require_absent(files, force=force)
     make_folder(folder)

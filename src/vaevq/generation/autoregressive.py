@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaevq.config.generation import AutoregressiveConfig, TokensConfig
-from vaevq.generation.network import precise
 from vaevq.generation.sampling import SamplingOptions, chosen, guided, uniforms
 from vaevq.generation.token_network import TOKEN_OPTIONS, CodeLength, TokenNetwork
+from vaevq.nn.precision import at_least_float32
 
 
 class Autoregressive(TokenNetwork):
@@ -31,12 +31,12 @@ class Autoregressive(TokenNetwork):
     ) -> Tensor:
         """Mean cross-entropy over all tokens; see `GeneratorNetwork.forward`."""
         shown = self.with_dropped(self.shown(labels, len(content)), positions, seed)
-        logits = precise(self.logits(content, shown))
+        logits = at_least_float32(self.logits(content, shown))
         return F.cross_entropy(logits.flatten(0, 1), content.flatten(), label_smoothing=smoothing)
 
     def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
         """−log p(tokens | class)."""
-        logits = precise(self.logits(tokens, self.shown(labels, len(tokens))))
+        logits = at_least_float32(self.logits(tokens, self.shown(labels, len(tokens))))
         return CodeLength(F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum"), tokens.numel())
 
     def logits(self, tokens: Tensor, labels: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from vaevq.config.diffusion import DiffusionConfig
 from vaevq.config.generation import LatentsConfig, TokensConfig
 from vaevq.errors import UserError
-from vaevq.generation.network import GeneratorNetwork, precise
+from vaevq.generation.network import GeneratorNetwork
 from vaevq.generation.sampling import SamplingOptions, guided
 from vaevq.generation.unet import UNet
+from vaevq.nn.precision import at_least_float32
 from vaevq.seeding import generator
 
 STEPS = {"ddim": 50, "dpm++": 20}
@@ -95,7 +96,7 @@ class Diffusion(GeneratorNetwork):
         noise, steps = noise.to(latents), steps.to(latents.device)
         alpha, sigma = (of[steps].to(latents.dtype)[:, None, None, None] for of in (self.alpha, self.sigma))
         target = noise if self.config.prediction == "epsilon" else alpha * noise - sigma * latents
-        predicted = precise(self.unet(alpha * latents + sigma * noise, steps, labels))
+        predicted = at_least_float32(self.unet(alpha * latents + sigma * noise, steps, labels))
         return (predicted - target).square().mean(dim=(1, 2, 3))
 
     @torch.no_grad()
@@ -111,7 +112,7 @@ class Diffusion(GeneratorNetwork):
         x, rows = torch.stack(noise).to(labels.device, next(self.parameters()).dtype), self.both(labels, options)
         copies = len(rows) // len(labels)
         for step in scheduler.timesteps:
-            predicted = precise(self.unet(x.repeat(copies, 1, 1, 1), step.expand(len(rows)), rows))
+            predicted = at_least_float32(self.unet(x.repeat(copies, 1, 1, 1), step.expand(len(rows)), rows))
             x = scheduler.step(guided(predicted, options.guidance), step, x, return_dict=False)[0]
         return x
 

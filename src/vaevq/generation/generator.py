@@ -1,29 +1,23 @@
 """The generator: labels to tokens to images. Composition only: a network, and the tokenizer that decodes."""
 
-import json
-import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from huggingface_hub import ModelCard
+from torch import Tensor
 
-from vaevq.card import edited_pages, generator_card
+from vaevq.card import generator_card
 from vaevq.config import read_json
 from vaevq.config.generation import GeneratorConfig
 from vaevq.errors import UserError, nearest_name
-from vaevq.files import save_whole, write_text
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.build import build_network
 from vaevq.generation.sampling import SamplingOptions
-from vaevq.nn.weights import check_extent, save_weights
-from vaevq.tokenizer import CONFIG_FILE, WEIGHTS_FILE, Tokenizer
+from vaevq.saved import CONFIG_FILE, MODEL_FILES, SavedModel, hub_folder
+from vaevq.tokenizer import Tokenizer
 
 TOKENIZER_FOLDER = "tokenizer"
 
@@ -46,13 +40,7 @@ class Samples:
     numbers: range
 
 
-class Generator(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="vaevq",
-    repo_url="https://arxiv.org/abs/2511.06863",
-    tags=["image-generation", "vector-quantization"],
-):
+class Generator(SavedModel, tags=["image-generation", "vector-quantization"]):
     """A model that samples the tokens of one tokenizer, and with it images.
 
     Attributes:
@@ -61,11 +49,12 @@ class Generator(
         origin: the folder that it was loaded from, if it was; what lies beside it there goes into the model card.
     """
 
+    config: GeneratorConfig
+
     def __init__(self, config: GeneratorConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config = config
         self.network = build_network(config.network, config.tokens, config.latents)
-        self.origin: Path | None = None
         # In a list, so that its weights are none of the generator's.
         self._tokenizer: list[Tokenizer] = []
         if tokenizer is not None:
@@ -246,23 +235,9 @@ class Generator(
         """The README.md that `save_pretrained` and `push_to_hub` write: `vaevq.card`."""
         return ModelCard(generator_card(self._hub_mixin_info.model_card_data.to_yaml(), self.config, self.origin))
 
-    def save_pretrained(self, save_directory: str | Path, **hub_options: Any) -> str | None:
-        """Writes a model folder, each file whole or not at all. What stood there is replaced, but an edited README.md.
-
-        Args:
-            save_directory: the folder; made if absent.
-            hub_options: as `huggingface_hub.ModelHubMixin.save_pretrained` takes them (`push_to_hub`, `repo_id`, ...).
-
-        Raises:
-            UserError: it cannot be written.
-        """
-        folder = Path(save_directory)
-        return save_whole(super().save_pretrained, folder, hub_options, edited_pages(folder))
-
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Writes model.safetensors, config.json and, where it is at hand, the tokenizer in a folder of its own."""
-        save_weights(save_directory / WEIGHTS_FILE, self.state_dict())
-        write_text(save_directory / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+        """Writes, where it is at hand, the tokenizer too, into a folder of its own."""
+        super()._save_pretrained(save_directory)
         for tokenizer in self._tokenizer:
             tokenizer.save_pretrained(save_directory / TOKENIZER_FOLDER)
 
@@ -290,29 +265,18 @@ class Generator(
         elif (folder / "model").is_dir():
             folder = folder / "model"
         config = _read_config(folder)
-        path = folder / WEIGHTS_FILE
-        check_extent(path, lambda: cls(config), *config.network.extent)
-        generator = cls(config)
-        try:
-            generator.load_state_dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged, or no safetensors file ({error})") from None
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            first = textwrap.shorten(first, 300, placeholder=" …")
-            raise UserError(f"{path}: weights do not belong to {folder / CONFIG_FILE}: {first}") from None
-        generator.origin = folder
+        generator = cls._of_folder(folder, config, config.network.extent)
         if tokenizer is None and (folder / TOKENIZER_FOLDER).is_dir():
             tokenizer = folder / TOKENIZER_FOLDER
         if tokenizer is not None:
             loaded = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_pretrained(tokenizer)
             generator.take_tokenizer(loaded)
-        return generator.eval()
+        return generator
 
 
 def _read_config(folder: Path) -> GeneratorConfig:
     file = folder / CONFIG_FILE
-    if not file.is_file() or not (folder / WEIGHTS_FILE).is_file():
+    if not all((folder / name).is_file() for name in MODEL_FILES):
         raise UserError(f"{folder}: neither a saved generator nor a run that has come to its first checkpoint")
     text = file.read_text(encoding="utf-8", errors="replace")
     if '"autoencoder"' in text and '"network"' not in text:
@@ -323,11 +287,5 @@ def _read_config(folder: Path) -> GeneratorConfig:
 def _hub_folder(name: str, hub_options: dict[str, Any]) -> Path:
     if "/" not in name or Path(name).exists():
         raise UserError(f"{name}: no such folder, and no hub name (owner/name)")
-    wanted = [file for folder in ("", f"{TOKENIZER_FOLDER}/") for file in (folder + WEIGHTS_FILE, folder + CONFIG_FILE)]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, **hub_options))
-    except HFValidationError:
-        raise UserError(f"{name}: no such folder, and no hub name (owner/name)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{name}: no such folder, and the hub does not give it ({reason})") from None
+    wanted = [f"{folder}{file}" for folder in ("", f"{TOKENIZER_FOLDER}/") for file in MODEL_FILES]
+    return hub_folder(name, wanted, hub_options)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaevq.config.generation import MaskedConfig, TokensConfig
-from vaevq.generation.network import precise
 from vaevq.generation.sampling import SamplingOptions, chosen, guided, uniforms
 from vaevq.generation.token_network import TOKEN_OPTIONS, CodeLength, TokenNetwork
+from vaevq.nn.precision import at_least_float32
 from vaevq.seeding import generator
 
 STEPS = 12
@@ -40,14 +40,14 @@ class Masked(TokenNetwork):
         """
         shown = self.with_dropped(self.shown(labels, len(content)), positions, seed)
         hidden = masks(content.shape[1], positions, "mask", seed).to(content.device)
-        logits = precise(self.logits(content, hidden, shown)[hidden])
+        logits = at_least_float32(self.logits(content, hidden, shown)[hidden])
         nats = F.cross_entropy(logits, content[hidden], label_smoothing=smoothing, reduction="sum")
         return nats / (MEAN_MASKED * content.numel())
 
     def code_length(self, tokens: Tensor, labels: Tensor | None, positions: Tensor) -> CodeLength:
         """Of masked tokens given the others, under masks that the positions decide."""
         hidden = masks(tokens.shape[1], positions, "held-out mask").to(tokens.device)
-        logits = precise(self.logits(tokens, hidden, self.shown(labels, len(tokens)))[hidden])
+        logits = at_least_float32(self.logits(tokens, hidden, self.shown(labels, len(tokens)))[hidden])
         return CodeLength(F.cross_entropy(logits, tokens[hidden], reduction="sum"), int(hidden.sum()))
 
     def logits(self, tokens: Tensor, hidden: Tensor, labels: Tensor) -> Tensor:

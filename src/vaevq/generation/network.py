@@ -121,8 +121,3 @@ class GeneratorNetwork(nn.Module):
         if options.guidance == 1:
             return labels
         return torch.cat([labels, torch.full_like(labels, self.no_label)])
-
-
-def precise(outputs: Tensor) -> Tensor:
-    """Outputs in float32 at least: a softmax or a square in bfloat16 would be coarse."""
-    return outputs.float() if outputs.dtype.itemsize < 4 else outputs

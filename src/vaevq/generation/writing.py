@@ -1,6 +1,5 @@
 """Generated images as files: a PNG each, a grid of the first ones, and one .npz for the evaluators in use."""
 
-import json
 import math
 import re
 import zipfile
@@ -12,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vaevq.data.images import save_png, to_uint8
+from vaevq.data.images import save_png, to_pixels
 from vaevq.errors import UserError
-from vaevq.files import make_folder, require_absent, write_text, written_aside
+from vaevq.files import make_folder, require_absent, write_json, written_aside
 from vaevq.generation.generator import Generator, Samples
 
 GRID_IMAGES = 64
@@ -61,13 +60,13 @@ def write_samples(
             first.extend(pictures[: GRID_IMAGES - len(first)])
             labels.extend([] if batch.labels is None else batch.labels.tolist())
             progress(batch.numbers.stop)
-            yield to_uint8(pictures).permute(0, 2, 3, 1).numpy()
+            yield to_pixels(pictures)
 
     with written_aside(archive) as aside:
         _write_npz(aside, decoded(), count, labels)
     with written_aside(folder / "grid.png") as aside:
         save_png(grid(torch.stack(first)), aside)
-    write_text(folder / "samples.json", json.dumps(dict(about), indent=2) + "\n")
+    write_json(folder / "samples.json", dict(about))
 
 
 def grid(images: torch.Tensor, gap: int = 2) -> torch.Tensor:

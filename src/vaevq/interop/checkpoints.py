@@ -4,7 +4,7 @@ import argparse
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vaevq.errors import UserError
+from vaevq.errors import refuse
 from vaevq.files import check_stored
 
 _WITHIN = ("state_dict", "ema", "model")
@@ -42,17 +42,17 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         UserError: the file is absent, damaged, asks for anything else, or holds no named tensors.
     """
     if not file.is_file():
-        _refuse(file, "no such file")
+        refuse(file, "no such file")
     if file.suffix == ".safetensors":
         try:
             return load_file(file)
         except (SafetensorError, OSError) as error:
-            _refuse(file, f"damaged, or no safetensors file ({error})")
+            refuse(file, f"damaged, or no safetensors file ({error})")
     state = _unpickled(file)
     if isinstance(state, dict):
         state = next((state[key] for key in _WITHIN if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        _refuse(file, f"no named tensors, neither in itself nor under {', '.join(_WITHIN)}")
+        refuse(file, f"no named tensors, neither in itself nor under {', '.join(_WITHIN)}")
     return state
 
 
@@ -66,15 +66,9 @@ def _unpickled(file: Path) -> Any:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings(action="ignore"):
             return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        _refuse(file, error.strerror or str(error))
+        refuse(file, error.strerror or str(error))
     except pickle.UnpicklingError as error:
         asked = str(error).partition("GLOBAL ")[2].partition(" ")[0]
-        _refuse(
-            file, f"it asks for {asked}, which no weights need" if asked else "damaged, or nothing torch.save wrote"
-        )
+        refuse(file, f"it asks for {asked}, which no weights need" if asked else _DAMAGED)
     except Exception:  # a damaged file can fail in any way at all
-        _refuse(file, "damaged, or nothing torch.save wrote")
-
-
-def _refuse(file: Path, reason: str) -> NoReturn:
-    raise UserError(f"{file}: {reason}")
+        refuse(file, _DAMAGED)

@@ -7,14 +7,13 @@ every tensor has its place; the shape is read from the tensors themselves.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from vaevq.config import AutoencoderConfig, PlainConfig, TokenizerConfig
-from vaevq.errors import UserError
+from vaevq.errors import refuse
 from vaevq.interop.checkpoints import read_tensors
 from vaevq.nn.autoencoder import HalvingConv, NearestUpsample, ResBlock, SelfAttention
 from vaevq.tokenizer import Tokenizer
@@ -96,11 +95,11 @@ def read_published(file: Path) -> Published:
     state = read_tensors(file)
     layout = next((each for each in (TAMING, LLAMAGEN) if f"{each.down}.0.{each.block}.0.conv1.weight" in state), None)
     if layout is None:
-        _refuse(file, "neither taming-transformers' names of a VQGAN's tensors nor LlamaGen's")
+        refuse(file, "neither taming-transformers' names of a VQGAN's tensors nor LlamaGen's")
     state = {name: tensor for name, tensor in state.items() if not name.startswith(layout.ignored)}
     if _EMBEDDING not in state:
         other = "; a Gumbel quantizer's" if "quantize.embed.weight" in state else ""
-        _refuse(file, f"'{_EMBEDDING}' is missing{other}: only a codebook that is searched for the nearest is read")
+        refuse(file, f"'{_EMBEDDING}' is missing{other}: only a codebook that is searched for the nearest is read")
     config = _config(file, state, layout)
     tokenizer = Tokenizer(config)
     tokenizer.load_state_dict(_translated(file, state, tokenizer, layout))
@@ -165,7 +164,7 @@ def _config(file: Path, state: Mapping[str, Tensor], layout: Layout) -> Tokenize
 
     def shape(name: str) -> torch.Size:
         if name not in state:
-            _refuse(file, f"not the weights of a tokenizer of {layout.name}: '{name}' is missing")
+            refuse(file, f"not the weights of a tokenizer of {layout.name}: '{name}' is missing")
         return state[name].shape
 
     def count(pattern: str) -> int:
@@ -175,7 +174,7 @@ def _config(file: Path, state: Mapping[str, Tensor], layout: Layout) -> Tokenize
     levels, base = count(conv), shape("encoder.conv_in.weight")[0]
     widths = [shape(conv.format(level))[0] for level in range(levels)]
     if any(width % base or width % GROUPS for width in widths) or base < 2 * GROUPS:
-        _refuse(file, f"widths {base}, {widths}: multiples of the first are read, and {GROUPS} groups of two or more")
+        refuse(file, f"widths {base}, {widths}: multiples of the first are read, and {GROUPS} groups of two or more")
     embedding = state[_EMBEDDING]
     attends = (f"{layout.down}.{level}.attn.0.norm.weight" in state for level in range(levels))
     decoder_width = shape("decoder.conv_out.weight")[1] * base // widths[0]
@@ -202,19 +201,15 @@ def _translated(file: Path, state: Mapping[str, Tensor], tokenizer: Tokenizer, l
     assert len(used) == len(set(used))
     for name in sorted(state.keys() ^ set(used)):
         what = "is too much" if name in state else "is missing"
-        _refuse(file, f"not the weights of a tokenizer of {layout.name}: '{name}' {what}")
+        refuse(file, f"not the weights of a tokenizer of {layout.name}: '{name}' {what}")
     found = dict[str, Tensor]()
     for name, sources in names.items():
         tensors = [state[source].float() for source in sources]
         found[name] = torch.cat(tensors) if len(tensors) > 1 else tensors[0].clone()
         if found[name].shape != own[name].shape:
             shapes = f"{tuple(found[name].shape)}, not {tuple(own[name].shape)}"
-            _refuse(file, f"not the weights of a tokenizer of {layout.name}: '{sources[0]}' has shape {shapes}")
+            refuse(file, f"not the weights of a tokenizer of {layout.name}: '{sources[0]}' has shape {shapes}")
     if layout.unit_codewords:
         name = "quantizer.codebook.embedding"
         found[name] = normalize(found[name], dim=1)
     return found
-
-
-def _refuse(file: Path, reason: str) -> NoReturn:
-    raise UserError(f"{file}: {reason}")

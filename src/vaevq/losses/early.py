@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from vaevq.nn.precision import at_least_float32
+
 
 def with_early_gradient(term: Callable[[Tensor], Tensor], image: Tensor, seed: Tensor) -> Tensor:
     """`term(image)`, a scalar. Its gradient reaches `image` alone, and only once differentiable.
@@ -41,5 +43,5 @@ class _Early(torch.autograd.Function):
     def backward(ctx: FunctionCtx, arriving: Tensor) -> tuple[Tensor, None, None]:
         gradient, brought = ctx.saved_tensors  # type: ignore[attr-defined]
         # In float32 at least: a ratio in 16 bits would be off by as much as it is to mend.
-        ratio = arriving.to(torch.promote_types(arriving.dtype, torch.float32)) / brought
+        ratio = at_least_float32(arriving) / brought
         return (gradient * ratio).to(gradient.dtype), None, None

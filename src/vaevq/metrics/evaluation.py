@@ -16,6 +16,7 @@ from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.errors import UserError
 from vaevq.metrics.codebook import MINIMUM_TOKENS_PER_CODEWORD, CodebookStatistics, TokenHistogram
 from vaevq.metrics.image import PSNR_CAP, psnr, ssim
+from vaevq.metrics.kid import in_random_order
 from vaevq.metrics.networks import load_feature_network, load_lpips
 from vaevq.metrics.protocol import (
     codebook_protocol,
@@ -31,7 +32,6 @@ from vaevq.metrics.volumes import SLICE_FIGURES, VolumeScores, volume_protocol
 from vaevq.nn.features import FeatureNetwork
 from vaevq.nn.lpips import Lpips
 from vaevq.quantization.quantizer import Quantizer
-from vaevq.seeding import generator
 from vaevq.tokenizer import Tokenizer, TokenizerOutput
 
 __all__ = ["Evaluation", "FigureRow", "Progress", "evaluate"]
@@ -82,7 +82,7 @@ def evaluate(
     channels = tokenizer.config.autoencoder.image_channels
     lpips, network = load_lpips(config, device), load_feature_network(config, device)
     chosen = _chosen(index, config)
-    ordered = _in_random_order(chosen) if "kid" in config.metrics else chosen
+    ordered = in_random_order(chosen) if "kid" in config.metrics else chosen
 
     def new_tally() -> _Tally:
         distances = _set_distances(network, config, len(ordered), reference, channels, device) if network else None
@@ -259,7 +259,7 @@ def _set_distances(
     # All of the reference set, whatever share of the evaluated images is taken.
     options = config.model_copy(update={"images": None})
     ranks = {"rank": distributed.rank(), "world_size": distributed.world_size()}
-    ordered = _in_random_order(reference) if "kid" in config.metrics else reference
+    ordered = in_random_order(reference) if "kid" in config.metrics else reference
     batches = evaluation_batches(ordered, options, channels, **ranks)
     return SetDistances(network, config, images, batches, len(reference), device)
 
@@ -270,13 +270,6 @@ def _chosen(index: ImageIndex, config: EvalConfig) -> ImageIndex:
     if count == 0:
         raise UserError(f"{index.location}: no image to evaluate on")
     return index if count == len(index) else index.subset(i * len(index) // count for i in range(count))
-
-
-def _in_random_order(index: ImageIndex) -> ImageIndex:
-    """The same images in one fixed random order: successive images are often of one class, and a block of KID that
-    held one class against another would measure their difference."""
-    order: list[int] = torch.randperm(len(index), generator=generator("evaluation order")).tolist()
-    return index.subset(order)
 
 
 def _codebook_figures(statistics: CodebookStatistics, pixels: int) -> dict[str, float]:

@@ -18,13 +18,12 @@ from vaevq.data.loader import ImageBatch, evaluation_batches
 from vaevq.errors import UserError
 from vaevq.metrics.fid import FeatureMoments, frechet_distance
 from vaevq.metrics.inception_score import InceptionScore
-from vaevq.metrics.kid import BlockwiseKernelDistance, Side
+from vaevq.metrics.kid import BlockwiseKernelDistance, Side, in_random_order
 from vaevq.metrics.networks import load_feature_network
 from vaevq.metrics.precision_recall import precision_recall
-from vaevq.metrics.protocol import software_protocol
+from vaevq.metrics.protocol import kid_words, network_protocol, software_protocol
 from vaevq.metrics.result import FigureRow, figure_row
 from vaevq.nn.features import FeatureNetwork
-from vaevq.seeding import generator
 
 SIDES: tuple[Side, Side] = ("evaluated", "reference")
 
@@ -86,8 +85,8 @@ def evaluate_generated(
     done, counts, sizes = 0, dict.fromkeys(SIDES, 0), dict[Side, tuple[int, ...]]()
     expected = sum(min(len(index), config.images or len(index)) for index in (images, reference))
     walks = {
-        "evaluated": evaluation_batches(_shuffled(images), _loading(config, None, None), 3),
-        "reference": evaluation_batches(_shuffled(reference), _loading(config, config.resize, config.crop), 3),
+        "evaluated": evaluation_batches(in_random_order(images), _loading(config, None, None), 3),
+        "reference": evaluation_batches(in_random_order(reference), _loading(config, config.resize, config.crop), 3),
     }
     for side in SIDES:
         for batch in walks[side]:
@@ -160,10 +159,7 @@ class _Tally:
             name = "gfid" if standard else f"fd_{network.name}"
             figures[name] = frechet_distance(self._moments["evaluated"], self._moments["reference"])
         if "kid" in metrics:
-            name, distance = "gkid" if standard else f"kid_{network.name}", self._kernel.result()
-            figures[name] = distance.value
-            if distance.standard_error is not None:
-                figures[f"{name}_standard_error"] = distance.standard_error
+            figures |= self._kernel.result().figures("gkid" if standard else f"kid_{network.name}")
         if "precision_recall" in metrics:
             generated, real = (torch.cat(self._features[side]) for side in SIDES)
             both = precision_recall(generated, real, self._config.neighbours)
@@ -216,12 +212,6 @@ def _loading(config: GenerationEvalConfig, resize: int | None, crop: int | None)
     )
 
 
-def _shuffled(index: ImageIndex) -> ImageIndex:
-    """In one fixed random order: a block of KID must not hold one class against another."""
-    order: list[int] = torch.randperm(len(index), generator=generator("evaluation order")).tolist()
-    return index.subset(order)
-
-
 def _protocol(
     network: FeatureNetwork,
     config: GenerationEvalConfig,
@@ -236,16 +226,10 @@ def _protocol(
         "reference_digest": reference.digest,
         "resize": "none" if config.resize is None else f"shorter side to {config.resize} pixels",
         "crop": "none" if config.crop is None else f"centre, {config.crop}×{config.crop} pixels",
-        "feature_network": network.name,
-        "feature_checksum": network.checksum,
-        "feature_preprocessing": network.preprocessing,
-        "features": network.dim,
+        **network_protocol(network),
     }
     if "kid" in config.metrics:
-        protocol["kid"] = (
-            f"unbiased MMD², kernel (xᵀy/{network.dim} + 1)³, mean over blocks of {config.kid_block} images "
-            "in one fixed random order"
-        )
+        protocol["kid"] = kid_words(network.dim, config.kid_block)
     if "precision_recall" in config.metrics:
         protocol["precision_recall"] = f"manifolds of {config.neighbours} nearest neighbours (Kynkäänniemi et al. 2019)"
     return {**protocol, **software_protocol()}

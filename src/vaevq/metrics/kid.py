@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from vaevq import distributed
+from vaevq.data.entries import ImageIndex
 from vaevq.errors import UserError
 from vaevq.metrics.fid import accumulator_device
+from vaevq.seeding import generator
 
 Side = Literal["evaluated", "reference"]
 
@@ -21,6 +23,18 @@ class KernelDistance:
     value: float
     standard_error: float | None
     blocks: int
+
+    def figures(self, name: str) -> dict[str, float]:
+        """The value under this name, and its standard error where there is one."""
+        error = {} if self.standard_error is None else {f"{name}_standard_error": self.standard_error}
+        return {name: self.value, **error}
+
+
+def in_random_order(index: ImageIndex) -> ImageIndex:
+    """The same images in one fixed random order: successive images are often of one class, and a block that held one
+    class against another would measure their difference."""
+    order: list[int] = torch.randperm(len(index), generator=generator("evaluation order")).tolist()
+    return index.subset(order)
 
 
 def polynomial_mmd2(x: Tensor, y: Tensor) -> float:

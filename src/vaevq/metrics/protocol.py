@@ -64,10 +64,7 @@ def set_protocol(network: FeatureNetwork | None, config: EvalConfig, reference: 
     if network is None:
         return {}
     protocol: dict[str, Any] = {
-        "feature_network": network.name,
-        "feature_checksum": network.checksum,
-        "feature_preprocessing": network.preprocessing,
-        "features": network.dim,
+        **network_protocol(network),
         "reference": "the originals of the reconstructions",
     }
     if reference is not None:
@@ -77,11 +74,23 @@ def set_protocol(network: FeatureNetwork | None, config: EvalConfig, reference: 
             "reference_images": len(reference),
         }
     if "kid" in config.metrics:
-        protocol["kid"] = (
-            f"unbiased MMD², kernel (xᵀy/{network.dim} + 1)³, mean over blocks of {config.kid_block} images "
-            "in one fixed random order"
-        )
+        protocol["kid"] = kid_words(network.dim, config.kid_block)
     return protocol
+
+
+def network_protocol(network: FeatureNetwork) -> dict[str, Any]:
+    """What features are of."""
+    return {
+        "feature_network": network.name,
+        "feature_checksum": network.checksum,
+        "feature_preprocessing": network.preprocessing,
+        "features": network.dim,
+    }
+
+
+def kid_words(dim: int, block: int) -> str:
+    """How KID is taken of so many features, over blocks of so many images."""
+    return f"unbiased MMD², kernel (xᵀy/{dim} + 1)³, mean over blocks of {block} images in one fixed random order"
 
 
 def software_protocol() -> dict[str, Any]:

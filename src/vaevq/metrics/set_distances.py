@@ -77,11 +77,7 @@ class SetDistances:
             name = "rfid" if standard else f"fd_{self._network.name}"
             figures[name] = frechet_distance(self._moments["evaluated"], self._moments["reference"])
         if self._kernel is not None:
-            name = "rkid" if standard else f"kid_{self._network.name}"
-            distance = self._kernel.result()
-            figures[name] = distance.value
-            if distance.standard_error is not None:
-                figures[f"{name}_standard_error"] = distance.standard_error
+            figures |= self._kernel.result().figures("rkid" if standard else f"kid_{self._network.name}")
         return figures
 
     def notes(self) -> list[str]:

@@ -42,17 +42,14 @@ class VolumeScores:
 
     def slice_psnr(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
         """PSNR inside the foreground, float64 B; of the whole slice where it has none."""
-        squares, weight = _squares(originals, reconstructions), self._weight(originals)
-        error = (squares * weight).flatten(1).sum(1) / weight.expand_as(squares).flatten(1).sum(1)
+        error = _mean_inside(_squares(originals, reconstructions), self.foreground(originals))
         return psnr_of_error(error, WINDOW_RANGE, WINDOW_FLOOR)
 
     def slice_ssim(self, originals: Tensor, reconstructions: Tensor) -> Tensor:
         """SSIM averaged over the windows whose middle is foreground, float64 B; over all where none is."""
         maps = ssim_maps(originals, reconstructions)
         middle = slice(SSIM_RADIUS, -SSIM_RADIUS)
-        inside = self.foreground(originals)[..., middle, middle].to(maps)
-        weight = torch.where(inside.flatten(1).any(1)[:, None, None, None], inside, torch.ones_like(inside))
-        return (maps * weight).flatten(1).sum(1) / weight.expand_as(maps).flatten(1).sum(1)
+        return _mean_inside(maps, self.foreground(originals)[..., middle, middle])
 
     def update(self, positions: Tensor, originals: Tensor, reconstructions: Tensor) -> None:
         """Takes in slices at `positions` (int64 B), B×C×H×W clamped to [-1, 1]."""
@@ -100,11 +97,6 @@ class VolumeScores:
     def _is_whole(self, number: int, slices: float) -> bool:
         return int(slices) == len(self._volumes[number].slicing.kept)
 
-    def _weight(self, originals: Tensor) -> Tensor:
-        """1 in the foreground, and everywhere in a slice without any: B×1×H×W."""
-        inside = self.foreground(originals)
-        return torch.where(inside.flatten(1).any(1)[:, None, None, None], inside, torch.ones_like(inside)).double()
-
 
 def volume_protocol(index: ImageIndex) -> dict[str, Any]:
     """How slices came about and what their figures are of; nothing of images."""
@@ -126,6 +118,12 @@ def volume_protocol(index: ImageIndex) -> dict[str, Any]:
         "psnr_3d": "per volume over its own voxels in the window, what is left out as its bottom, mean over volumes"
         + ("; over resized slices" if config.fit == "resize" else ""),
     }
+
+
+def _mean_inside(values: Tensor, inside: Tensor) -> Tensor:
+    """The mean of B×C×H×W where a mask, bool B×1×H×W, holds; everywhere where it nowhere does: B."""
+    weight = (inside | ~inside.flatten(1).any(1)[:, None, None, None]).to(values)
+    return (values * weight).flatten(1).sum(1) / weight.expand_as(values).flatten(1).sum(1)
 
 
 def _squares(originals: Tensor, reconstructions: Tensor) -> Tensor:

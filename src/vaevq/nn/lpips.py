@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vaevq.errors import UserError
 from vaevq.nn.backbones import Backbone, BackboneName
 from vaevq.nn.frozen import FrozenNetwork, three_channels
+from vaevq.nn.precision import at_least_float32
 from vaevq.nn.weights import checksum, load_strictly, read_array_pickle
 
 _REMEDY = "set loss.perceptual_weight to 0 (or loss.perceptual_channels to each) and leave lpips out of eval.metrics"
@@ -68,7 +69,7 @@ class Lpips(FrozenNetwork):
 
 def _unit_length(features: Tensor) -> Tensor:
     """Every position's features at length 1, in float32 at least; `vector_norm` has a finite gradient at 0."""
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    features = at_least_float32(features)
     length = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return features / (length + 1e-10)  # type: ignore[no-any-return]
 

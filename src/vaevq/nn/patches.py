@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vaevq.nn.efficientnet import read_efficientnet_lite0
 from vaevq.nn.frozen import FrozenNetwork, three_channels
+from vaevq.nn.grid import as_rows
 from vaevq.nn.lpips import Lpips
 
 PatchNetworkName = Literal["alexnet", "vgg16", "efficientnet_lite0"]
@@ -42,4 +43,4 @@ class PatchFeatures(FrozenNetwork):
             images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
             network = self.network
             found = network.backbone(images)[-1] if isinstance(network, Lpips) else network.maps(images)
-        return found.permute(0, 2, 3, 1).flatten(0, 2)
+        return as_rows(found)

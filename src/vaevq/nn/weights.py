@@ -6,7 +6,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vaevq.errors import UserError
+from vaevq.errors import refuse
 from vaevq.files import check_stored, written_aside
 
 # Under NumPy 1 this function lives in numpy.core, under NumPy 2 in numpy._core; pickles name either.
@@ -48,7 +48,7 @@ def checksum(file: Path) -> str:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        _refuse(file, error.strerror or str(error))
+        refuse(file, error.strerror or str(error))
 
 
 def read_array_pickle(file: Path) -> dict[str, np.ndarray]:
@@ -61,11 +61,11 @@ def read_array_pickle(file: Path) -> dict[str, np.ndarray]:
         with file.open("rb") as stream:
             tree = _ArrayUnpickler(stream).load()
     except OSError as error:
-        _refuse(file, error.strerror or str(error))
+        refuse(file, error.strerror or str(error))
     except _ForbiddenError as error:
-        _refuse(file, f"not a pickle of plain arrays: {error}")
+        refuse(file, f"not a pickle of plain arrays: {error}")
     except Exception:  # a damaged pickle can fail in any way at all
-        _refuse(file, "no pickle of plain arrays, damaged or cut short")
+        refuse(file, "no pickle of plain arrays, damaged or cut short")
     arrays: dict[str, np.ndarray] = {}
     _flatten(file, tree, "", arrays)
     return arrays
@@ -78,7 +78,7 @@ def _flatten(file: Path, node: object, name: str, arrays: dict[str, np.ndarray])
     elif isinstance(node, np.ndarray) and node.dtype.kind == "f":
         arrays[name] = node
     else:
-        _refuse(file, f"not a pickle of plain arrays: '{name}' is a {type(node).__name__}")
+        refuse(file, f"not a pickle of plain arrays: '{name}' is a {type(node).__name__}")
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
@@ -92,11 +92,11 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # torch warns of strange pickles before it refuses them
             state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        _refuse(file, error.strerror or str(error))
+        refuse(file, error.strerror or str(error))
     except Exception:  # a damaged file can fail in any way at all
-        _refuse(file, "no state dict of tensors, damaged or cut short")
+        refuse(file, "no state dict of tensors, damaged or cut short")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        _refuse(file, "no state dict of tensors")
+        refuse(file, "no state dict of tensors")
     return state
 
 
@@ -133,7 +133,7 @@ def check_extent(path: Path, build: Callable[[], nn.Module], parts: int, widest:
         with safe_open(path, framework="pt") as opened:
             counts = [math.prod(opened.get_slice(name).get_shape()) for name in opened.keys()]  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        _refuse(path, f"damaged, or no safetensors file ({str(error).splitlines()[0]})")
+        refuse(path, f"damaged, or no safetensors file ({str(error).splitlines()[0]})")
     fits = parts <= len(counts) and widest <= max(counts, default=0)
     if fits:
         try:
@@ -143,7 +143,7 @@ def check_extent(path: Path, build: Callable[[], nn.Module], parts: int, widest:
         except (RuntimeError, TypeError, OverflowError, MemoryError):  # numbers that no tensor can have as its size
             fits = False
     if not fits:
-        _refuse(path, "weights do not belong to the configuration beside it, which describes far more")
+        refuse(path, "weights do not belong to the configuration beside it, which describes far more")
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], file: Path, what: str) -> None:
@@ -159,13 +159,9 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], file: Path, w
     wanted = own.keys() - counters.keys()
     given = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     for name in sorted(wanted ^ given.keys()):
-        _refuse(file, f"not the weights of {what}: '{name}' {'is missing' if name in wanted else 'is too much'}")
+        refuse(file, f"not the weights of {what}: '{name}' {'is missing' if name in wanted else 'is too much'}")
     for name in sorted(wanted):
         if given[name].shape != own[name].shape:
             shapes = f"{tuple(given[name].shape)}, not {tuple(own[name].shape)}"
-            _refuse(file, f"not the weights of {what}: '{name}' has shape {shapes}")
+            refuse(file, f"not the weights of {what}: '{name}' has shape {shapes}")
     network.load_state_dict({**given, **counters})
-
-
-def _refuse(file: Path, reason: str) -> NoReturn:
-    raise UserError(f"{file}: {reason}")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vaevq import distributed
+from vaevq.nn.grid import as_rows
 from vaevq.quantization.codebook import initial_codewords
 from vaevq.quantization.resizing import Resizing
 from vaevq.seeding import generator
@@ -65,7 +66,7 @@ class AveragedCodebook(nn.Module):
         Raises:
             RuntimeError: `finish_step` is never called.
         """
-        rows = latents.detach().permute(0, 2, 3, 1).reshape(-1, self.code_dim).to(self.sums.dtype)
+        rows = as_rows(latents.detach()).to(self.sums.dtype)
         self._pending.append((rows, tokens.flatten()))
         if len(self._pending) > MOST_PENDING:
             raise RuntimeError("an averaged codebook moves in finish_step(): call it after each optimizer step")

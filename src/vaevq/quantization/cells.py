@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vaevq import distributed
+from vaevq.nn.grid import as_rows
 from vaevq.quantization.resizing import Halves
 from vaevq.quantization.search import nearest
 from vaevq.seeding import generator
@@ -37,7 +38,7 @@ class Cells:
     @torch.no_grad()
     def observe(self, means: Tensor, codewords: Tensor) -> None:
         """Counts a micro-batch of this process: B×d×h×w and K×d. `finish_step` adds it up over processes."""
-        rows = means.detach().permute(0, 2, 3, 1).reshape(-1, means.shape[1]).to(self.table.dtype)
+        rows = as_rows(means.detach()).to(self.table.dtype)
         tokens = nearest(rows, codewords)
         apart = rows - codewords[tokens]
         near = ((apart * self._normals[tokens]).sum(dim=1) > 0).to(rows.dtype)[:, None]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaevq.nn.grid import as_rows
 from vaevq.quantization.search import nearest
 
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 def nearest_tokens(latents: Tensor, codewords: Tensor) -> Tensor:
     """Tokens of a grid of latents: B×d×h×w and K×d to int64 B×h×w."""
     batch, _, height, width = latents.shape
-    flat = latents.detach().permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
-    return nearest(flat, codewords.detach()).view(batch, height, width)
+    return nearest(as_rows(latents.detach()), codewords.detach()).view(batch, height, width)
 
 
 def lookup(tokens: Tensor, codewords: Tensor) -> Tensor:

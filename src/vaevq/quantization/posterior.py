@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaevq.config import Reduction
+from vaevq.nn.precision import at_least_float32
 from vaevq.nn.reduction import reduce
 
 
@@ -64,12 +65,8 @@ class PosteriorHead(nn.Module):
 
     def forward(self, features: Tensor) -> Posterior:
         """B×width×h×w to a posterior of B×d×h×w, in at least float32 whatever the autocast."""
-        mean = _at_least_float32(self.mean(features))
+        mean = at_least_float32(self.mean(features))
         if self.logvar is None:
             return Posterior(mean)
         # exp(20) and exp(-30) are finite in float32 with room for squares and inverses.
-        return Posterior(mean, _at_least_float32(self.logvar(features)).clamp(-30.0, 20.0))
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        return Posterior(mean, at_least_float32(self.logvar(features)).clamp(-30.0, 20.0))

@@ -14,8 +14,9 @@ from vaevq import distributed
 from vaevq.config import VariationalConfig
 from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook, lookup, nearest_tokens
-from vaevq.quantization.dcr import RunningMoments, distribution_consistency
+from vaevq.quantization.dcr import distribution_consistency
 from vaevq.quantization.gradient import passed_on
+from vaevq.quantization.moments import RunningMoments
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
 from vaevq.quantization.rcs import representation_coherence

@@ -1,12 +1,11 @@
 """One run beside others: allowed only where the figures were measured on the same images, prepared alike."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import write_json
 from vaevq.report.run_folder import RunFolder
 
 _EQUAL = ("data_digest", "images", "resize", "crop", "interpolation", "rounding", "lpips", "lpips_checksum")
@@ -43,7 +42,7 @@ def write_comparison(run_dir: Path, others: Sequence[Path]) -> Path:
         for run in runs
     ]
     path = run_dir / "comparison.json"
-    write_text(path, json.dumps(entries, indent=2) + "\n")
+    write_json(path, entries)
     return path
 
 

@@ -9,7 +9,18 @@ import numpy as np
 import torch
 
 from vaevq.diagnostics.distortion import reverse_water_filling
-from vaevq.report.plots import PAGE, Line, add_title, engineering, figure, locator, set_log_scale, svg, thinned
+from vaevq.report.plots import (
+    PAGE,
+    Line,
+    add_title,
+    engineering,
+    figure,
+    locator,
+    set_images_seen,
+    set_log_scale,
+    svg,
+    thinned,
+)
 
 _DASHES = ((), (4, 2), (1, 1.5))
 
@@ -63,7 +74,7 @@ def terms_chart(title: str, unit: str, lines: Sequence[Line]) -> str:
         on.legend(loc="outside right upper")
         axes.set_title(title)
         axes.set_ylabel(f"{unit}, log scale")
-        _images_seen(axes)
+        set_images_seen(axes)
         at = f" at {lines[0].images_seen[-1]:,} images seen" if lines[0].images_seen else ""
         return svg(on, f"{title}, {unit}{at}: {', '.join(ends)}.")
 
@@ -97,7 +108,7 @@ def spread_chart(title: str, unit: str, spread: Spread, description: str) -> str
         axes.legend(loc="best")
         add_title(on, title)
         axes.set_ylabel(f"{unit}, log scale")
-        _images_seen(axes)
+        set_images_seen(axes)
         return svg(on, f"{title}. {description}")
 
 
@@ -133,13 +144,6 @@ def rate_distortion_chart(spectrum: Sequence[float], bits: float, share: float, 
             f"Quantization error against rate. {100 * share:.3g} % of the means' variance at {bits:.2f} bits a "
             f"position{entropy}; a Gaussian with their covariance could be described with {bound[-1]:.3g} %.",
         )
-
-
-def _images_seen(axes: Any) -> None:
-    axes.set_xlabel("images seen")
-    axes.xaxis.set_major_formatter(engineering)
-    axes.xaxis.set_major_locator(locator(4))
-    axes.set_xlim(left=0)
 
 
 def _look(place: int) -> dict[str, Any]:

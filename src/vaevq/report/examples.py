@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from vaevq.config import EvalConfig
-from vaevq.data.images import Pixels, to_uint8
+from vaevq.data.images import Pixels, to_pixels
 from vaevq.data.index import ImageIndex
 from vaevq.data.loader import evaluation_batches
 from vaevq.data.volumes.entries import SliceEntry
@@ -62,8 +62,8 @@ def examples(tokenizer: Tokenizer, held_out: ImageIndex, config: EvalConfig, cou
         grids = tokenizer.encode(batch.images.to(first.device, first.dtype))
         decoded = tokenizer.decode(grids, size=(batch.images.shape[-2], batch.images.shape[-1]))
         made.names.extend(batch.names)
-        made.originals.extend(to_uint8(batch.images).permute(0, 2, 3, 1).cpu().numpy())
-        made.reconstructions.extend(to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy())
+        made.originals.extend(to_pixels(batch.images))
+        made.reconstructions.extend(to_pixels(decoded))
         made.tokens.extend(grids.cpu().numpy())
         scores = psnr(batch.measurable(batch.images), batch.measurable(decoded.cpu())).tolist()
         for name, score in zip(batch.names, scores, strict=True):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from vaevq.data.images import Pixels
-from vaevq.files import make_folder, write_text, written_aside
+from vaevq.files import make_folder, write_json, written_aside
 from vaevq.report.slices import Look
 
 Tokens = npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ def write_pictures(
             maps = [look.spaced(image, smooth=False) for image in maps]
         parts.append(maps[0])
         for part, image in zip(PARTS, [*parts, maps[1]], strict=True):
-            _save(image, folder / f"{stem}_{part}.png")
+            save_picture(image, folder / f"{stem}_{part}.png")
         error = float(np.mean((original.astype(np.float64) - reconstruction) ** 2))
         psnr = 10 * float(np.log10(255**2 / error)) if error else None
         shape = (grid.shape[0], grid.shape[1])
@@ -108,12 +108,13 @@ def write_pictures(
         pictures.append(Picture(name, stem, height, width, shape, distinct, codebook_size, psnr, several, caption))
         rows.append(parts)
     if pictures:
-        _save(overview(rows, [_file_stem(name) for name in names]), folder / "reconstructions.png")
-    write_text(folder / "pictures.json", json.dumps([asdict(picture) for picture in pictures], indent=2) + "\n")
+        save_picture(overview(rows, [_file_stem(name) for name in names]), folder / "reconstructions.png")
+    write_json(folder / "pictures.json", [asdict(picture) for picture in pictures])
     return pictures
 
 
-def _save(image: Image.Image, path: Path) -> None:
+def save_picture(image: Image.Image, path: Path) -> None:
+    """Writes a picture as PNG, whole or not at all."""
     with written_aside(path) as aside:
         image.save(aside, format="PNG", optimize=True)
 

@@ -96,10 +96,7 @@ def line_chart(title: str, unit: str, lines: Sequence[Line], description: str, *
             axes.legend(loc="best")
         add_title(drawn_on, title)
         axes.set_ylabel(", ".join(part for part in (unit, "log scale" if logarithmic else "") if part))
-        axes.set_xlabel("images seen")
-        axes.xaxis.set_major_formatter(engineering)
-        axes.xaxis.set_major_locator(locator(4))
-        axes.set_xlim(left=0)
+        set_images_seen(axes)
         if not logarithmic:
             axes.yaxis.set_major_locator(locator(5))
             axes.yaxis.set_major_formatter(engineering)
@@ -201,6 +198,14 @@ def set_log_scale(axes: Any, span: float) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if span < 1000 else (1.0,), numticks=8))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(engineering)
+
+
+def set_images_seen(axes: Any) -> None:
+    """Images seen from left to right, from 0 on."""
+    axes.set_xlabel("images seen")
+    axes.xaxis.set_major_formatter(engineering)
+    axes.xaxis.set_major_locator(locator(4))
+    axes.set_xlim(left=0)
 
 
 def engineering(value: float, _: Any = None) -> str:

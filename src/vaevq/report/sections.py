@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping
 
-from vaevq.metrics.result import Evaluation, FigureRow
+from vaevq.metrics.result import Evaluation, FigureRow, figure_row
 from vaevq.report.codebook_section import codebook_statistics
 from vaevq.report.labels import label
 from vaevq.report.markup import bullets, escape, figures_grid, flat, folded, paragraph, table
@@ -161,7 +161,7 @@ def figures(run: RunFolder) -> str:
 def comparison(run: RunFolder) -> str:
     """Figures of several tokenizers, where the folder holds a comparison."""
     entries = [
-        (entry["name"], {row.name: row.value for row in Evaluation(entry["figures"], {}, [], 0).rows()})
+        (entry["name"], {name: figure_row(name, value).value for name, value in entry["figures"].items()})
         for entry in run.comparison
     ]
     names = list(dict.fromkeys(name for _, values in entries for name in values))
@@ -186,7 +186,7 @@ def data(run: RunFolder) -> str:
 def configuration(run: RunFolder) -> str:
     """All of config.json, section by section."""
     sections = {name: value for name, value in run.config.items() if isinstance(value, Mapping)}
-    single = [(name, value) for name, value in flat({k: v for k, v in run.config.items() if k not in sections})]
+    single = list(flat({name: value for name, value in run.config.items() if name not in sections}))
     parts = [table(single, _SETTING)] if single else []
     return "\n".join([*parts, *(folded(name, table(flat(section), _SETTING)) for name, section in sections.items())])
 

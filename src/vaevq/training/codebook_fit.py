@@ -14,6 +14,7 @@ from vaevq.data.index import ImageIndex
 from vaevq.data.loader import ImageBatch, training_batches
 from vaevq.errors import UserError
 from vaevq.metrics.networks import patch_network
+from vaevq.nn.grid import as_rows
 from vaevq.nn.patches import PatchFeatures, PatchNetworkName
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
@@ -80,7 +81,7 @@ def _vectors(trainer: TokenizerTrainer, options: VqganLcConfig, images: ImageInd
     count = options.codebook_size * options.vectors_per_codeword
     if source is None:
         tokenizer, dtype = trainer.tokenizer, trainer.engine.dtype
-        return _gathered(lambda x: _rows(tokenizer.posterior(x.to(device, dtype)).mean), trainer, images, count)
+        return _gathered(lambda x: as_rows(tokenizer.posterior(x.to(device, dtype)).mean), trainer, images, count)
     network = source.to(device)
     return _gathered(lambda x: network(x.to(device)), trainer, images, count)
 
@@ -104,8 +105,3 @@ def _gathered(make: Callable[[Tensor], Tensor], trainer: TokenizerTrainer, image
         if gathered >= count:
             break
     return torch.cat(found)[:count]
-
-
-def _rows(grid: Tensor) -> Tensor:
-    """B×d×h×w to N×d."""
-    return grid.permute(0, 2, 3, 1).flatten(0, 2)

@@ -22,7 +22,7 @@ def environment(engine: Engine) -> dict[str, Any]:
         "commit": _commit(),
         "command": " ".join(["vaevq", *sys.argv[1:]]),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("torch", "numpy", "pillow", "safetensors", "pydantic")},
+        "packages": {name: package_version(name) for name in ("torch", "numpy", "pillow", "safetensors", "pydantic")},
         "platform": platform.platform(),
         "device": f"{engine.device.type} {device}".strip(),
         "cpu_count": os.cpu_count(),
@@ -32,7 +32,8 @@ def environment(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Of an installed package; None where it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -5,7 +5,6 @@ metrics.jsonl, log.txt, checkpoints/, model/ (averaged weights, and the tokenize
 at the end, eval.json.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vaevq.card import renew_page, weights_checksum
+from vaevq.card import weights_checksum
 from vaevq.config import GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.data.token_set import Integers, TokenBatch, TokenSet, read_token_set, token_batches
 from vaevq.distributed import all_reduce_sum
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import write_json
 from vaevq.generation.generator import Generator
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.engine import Engine, engine
@@ -146,8 +145,8 @@ def train_generator(config: GeneratorRunConfig, run_dir: Path, *, quiet: bool = 
             figures, generator = loop.measure(len(tokens.held_out_items)), loop.model
             if place.is_main:
                 measured = {"figures": figures, "weights": weights_checksum(run_dir / "model")}
-                write_text(run_dir / "eval.json", json.dumps(measured, indent=2) + "\n")
-                renew_page(generator, run_dir / "model")
+                write_json(run_dir / "eval.json", measured)
+                generator.renew_page(run_dir / "model")
         return GeneratorResult(run_dir, generator, figures, len(tokens.held_out_items), place.is_main)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaevq.config import AutoencoderConfig, QuantizerConfig
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import write_json
 from vaevq.quantization.averaged import AveragedCodebook
 from vaevq.quantization.codebook import Codebook
 from vaevq.quantization.resizing import growth, perturbed_halves, shrinkage
@@ -83,7 +83,7 @@ class Initialization:
 
     def write(self, run_dir: Path) -> None:
         """Writes init.json."""
-        write_text(run_dir / FILE, json.dumps(asdict(self), indent=2) + "\n")
+        write_json(run_dir / FILE, asdict(self))
 
 
 def initialize(tokenizer: Tokenizer, model: str, seed: int) -> Initialization:

@@ -7,11 +7,11 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import torch
 
-from vaevq.card import SavedModel, renew_page
 from vaevq.config import TrainConfig
 from vaevq.config.generation import GeneratorTrainConfig
 from vaevq.distributed import all_reduce_mean, any_process
 from vaevq.errors import UserError
+from vaevq.saved import SavedModel
 from vaevq.training.agreement import check_agreement
 from vaevq.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from vaevq.training.engine import Engine
@@ -193,7 +193,7 @@ class Loop(ABC, Generic[Batch]):
         with self.place.together():
             if self.place.is_main:
                 model.save_pretrained(self.run_dir / "model")
-                renew_page(model, self.run_dir / "model")
+                model.renew_page(self.run_dir / "model")
         self.has_saved()
         state = self._trainer.state_dict()
         with self.place.together():

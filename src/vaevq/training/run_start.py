@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from vaevq.config import GeneratorRunConfig, RunConfig, leaves, read_json
 from vaevq.errors import UserError
-from vaevq.files import remove_leftovers, write_text
+from vaevq.files import remove_leftovers, write_json
 from vaevq.training.checkpoint import checkpoints, load_checkpoint
 from vaevq.training.engine import Engine
 from vaevq.training.environment import environment
@@ -109,9 +109,9 @@ def claim(run_dir: Path, config: AnyRun, place: Engine, data_file: str, data: Ma
     except OSError as error:
         raise UserError(f"{run_dir}: cannot be made a run folder ({error.strerror or error})") from None
     remove_leftovers(run_dir)
-    write_text(run_dir / "config.json", json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-    write_text(run_dir / "environment.json", json.dumps(environment(place), indent=2) + "\n")
-    write_text(run_dir / data_file, json.dumps(data, indent=2) + "\n")
+    write_json(run_dir / "config.json", config.model_dump(mode="json"))
+    write_json(run_dir / "environment.json", environment(place))
+    write_json(run_dir / data_file, data)
 
 
 def open_tracker(config: AnyRun, run_dir: Path, images_seen: int, quiet: bool, place: Engine) -> Tracker:

@@ -5,7 +5,6 @@ where it starts from a saved model, metrics.jsonl, log.txt, checkpoints/, model/
 eval.json and diagnosis.json.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 
-from vaevq.card import renew_page
 from vaevq.config import EvalConfig, RunConfig, VqganLcConfig
 from vaevq.data.held_out import RunImages, run_images
 from vaevq.data.loader import ImageBatch, killed_workers_named, training_batches
@@ -25,7 +23,7 @@ from vaevq.data.volumes.entries import check_channels
 from vaevq.diagnostics.gradients import gradient_batch
 from vaevq.diagnostics.monitor import Monitor
 from vaevq.errors import UserError
-from vaevq.files import write_text
+from vaevq.files import write_json
 from vaevq.metrics.codebook import TokenHistogram
 from vaevq.metrics.evaluation import Evaluation, evaluate
 from vaevq.metrics.networks import load_feature_network, load_lpips, lpips_network
@@ -35,7 +33,7 @@ from vaevq.training.checkpoint import checkpoints
 from vaevq.training.codebook_fit import fit_codebook, vector_source
 from vaevq.training.collapse import CollapseWatch
 from vaevq.training.engine import Engine, engine
-from vaevq.training.initialization import check_unchanged
+from vaevq.training.initialization import Initialization, check_unchanged
 from vaevq.training.loop import Loop, check_batch
 from vaevq.training.run_start import claim, open_tracker, resume
 from vaevq.training.tokenizer_step import TokenizerTrainer
@@ -108,21 +106,8 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         with ExitStack() as stack:
             with place.together():
                 tracker = stack.enter_context(open_tracker(config, run_dir, trainer.images_seen, quiet, place))
-            if len(images.train) < FEW_IMAGES:
-                tracker.message(
-                    f"warning: {len(images.train)} training images are few: what is learned is theirs; "
-                    "a tokenizer for general use wants thousands"
-                )
-            for line in initialization.lines() if initialization is not None else ():
+            for line in _opening_lines(trainer, images, initialization):
                 tracker.message(line)
-            quantize_from = getattr(config.model.quantizer, "quantize_from", 0)
-            if trainer.images_seen < quantize_from and _is_fitted_of_features(trainer):
-                tracker.message("model.quantizer.quantize_from does nothing here: the codebook is there already")
-            elif trainer.images_seen < quantize_from:
-                tracker.message(
-                    f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
-                    "and held-out figures before that are of a decoder that has seen none"
-                )
             with killed_workers_named(config.data.workers):
                 _Loop(config, run_dir, place, trainer, images, tracker).run()
             tokenizer = trainer.averaged
@@ -255,9 +240,27 @@ class _Loop(Loop[ImageBatch]):
         return self.trainer.averaged
 
 
-def _is_fitted_of_features(trainer: TokenizerTrainer) -> bool:
-    """Whether what the continuous path would wait for has been made before."""
-    return isinstance(trainer.config.model.quantizer, VqganLcConfig) and trainer.tokenizer.quantizer.is_fitted
+def _opening_lines(
+    trainer: TokenizerTrainer, images: RunImages, initialization: Initialization | None
+) -> Iterator[str]:
+    """What is said before the first step, a line each."""
+    if len(images.train) < FEW_IMAGES:
+        yield (
+            f"warning: {len(images.train)} training images are few: what is learned is theirs; "
+            "a tokenizer for general use wants thousands"
+        )
+    yield from initialization.lines() if initialization is not None else ()
+    quantizer = trainer.config.model.quantizer
+    quantize_from = getattr(quantizer, "quantize_from", 0)
+    if trainer.images_seen >= quantize_from:
+        return
+    if isinstance(quantizer, VqganLcConfig) and trainer.tokenizer.quantizer.is_fitted:
+        yield "model.quantizer.quantize_from does nothing here: the codebook is there already"
+    else:
+        yield (
+            f"the continuous path goes first: the decoder gets codewords from {quantize_from:,} images on, "
+            "and held-out figures before that are of a decoder that has seen none"
+        )
 
 
 def _split(images: RunImages) -> dict[str, Any]:
@@ -280,6 +283,6 @@ def _final_evaluation(
 ) -> Evaluation:
     evaluation = evaluate(tokenizer, images.held_out, config.eval, device=place.device)
     if place.is_main:
-        write_text(run_dir / "eval.json", json.dumps(evaluation.to_json(), indent=2) + "\n")
-        renew_page(tokenizer, run_dir / "model")
+        write_json(run_dir / "eval.json", evaluation.to_json())
+        tokenizer.renew_page(run_dir / "model")
     return evaluation

@@ -6,19 +6,14 @@ What IBQ, SoftVQ and Gaussian quantization share; the nearest codeword is in `va
 import torch
 from torch import Tensor
 
+from vaevq.nn.grid import as_rows
+from vaevq.nn.precision import at_least_float32
 from vaevq.quantization.search import CODEWORD_TILE, LATENT_TILE, works_in_tiles
 
 
-def as_rows(grid: Tensor) -> Tensor:
+def float_rows(grid: Tensor) -> Tensor:
     """B×d×h×w to N×d with N = B·h·w, in at least float32."""
-    rows = grid.permute(0, 2, 3, 1).reshape(-1, grid.shape[1])
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def as_grid(rows: Tensor, like: Tensor) -> Tensor:
-    """N×d to B×d×h×w, with B, h and w of `like`."""
-    batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2).contiguous()
+    return at_least_float32(as_rows(grid))
 
 
 def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
@@ -39,6 +34,12 @@ def largest_product(queries: Tensor, keys: Tensor) -> Tensor:
         return torch.cat([(part @ keys.T).argmax(dim=1) for part in torch.split(queries, rows)])
 
 
+def entropy(p: Tensor) -> Tensor:
+    """H(p) in nats of a distribution over all elements, a scalar."""
+    # A probability that underflows to 0 has no logarithm; the floor leaves 0 · log finite and the others as they are.
+    return -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum()
+
+
 def entropy_penalty(logits: Tensor, temperature: float) -> Tensor:
     """E H(p) − H(E p) in nats, −ln K to 0: sure of each latent, undecided over the batch (Yu et al. 2024, MAGVIT-v2).
 
@@ -48,7 +49,4 @@ def entropy_penalty(logits: Tensor, temperature: float) -> Tensor:
     """
     log_p = torch.log_softmax(logits / temperature, dim=1)
     p = log_p.exp()
-    mean = p.mean(dim=0)
-    # A probability that underflows to 0 has no logarithm; the floor leaves 0 · log finite and the others as they are.
-    of_mean = (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
-    return of_mean - (p * log_p).sum(dim=1).mean()
+    return -entropy(p.mean(dim=0)) - (p * log_p).sum(dim=1).mean()

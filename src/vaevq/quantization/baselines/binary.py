@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 
 from vaevq.config import BsqConfig, LfqConfig
 from vaevq.distributed import all_reduce_mean
-from vaevq.quantization.baselines.assignment import as_rows
+from vaevq.quantization.baselines.assignment import entropy, float_rows
 from vaevq.quantization.baselines.scalar import ScalarQuantizer
 
 
@@ -40,7 +40,7 @@ class BinaryQuantizer(ScalarQuantizer):
         if self.config.commitment_weight:
             found["commitment"] = mse_loss(relaxed, codeword)
         if self.config.entropy_weight:
-            logits = as_rows(relaxed) * (4 * self.scale / self.config.entropy_temperature)
+            logits = float_rows(relaxed) * (4 * self.scale / self.config.entropy_temperature)
             of_mean = [entropy_of_mean(part) for part in torch.split(logits, self.group, dim=1)]
             found["entropy"] = bit_entropy(logits).sum(dim=1).mean() - torch.stack(of_mean).sum()
         return found
@@ -64,9 +64,7 @@ def entropy_of_mean(logits: Tensor) -> Tensor:
     half = logits.shape[1] // 2
     with torch.autocast(logits.device.type, enabled=False):
         mean = _combinations(logits[:, :half]).T @ _combinations(logits[:, half:]) / len(logits)
-    mean = _over_processes(mean)
-    # A probability that underflows to 0 counts as 0.
-    return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
+    return entropy(_over_processes(mean))
 
 
 def _combinations(logits: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch.quasirandom import SobolEngine
 
 from vaevq.config import GaussianConfig
 from vaevq.distributed import all_reduce_sum
-from vaevq.quantization.baselines.assignment import as_grid, as_rows, largest_product
+from vaevq.nn.grid import as_grid
+from vaevq.quantization.baselines.assignment import float_rows, largest_product
 from vaevq.quantization.codebook import lookup
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized, Quantizer
@@ -84,9 +85,10 @@ class GaussianQuantizer(Quantizer):
         """The tokens that the posteriors favour, int64 B×h×w; of point masses the nearest ones."""
         if posterior.logvar is None:
             return self.nearest(posterior.mean)
-        precision = as_rows(posterior.std).pow(-2)
+        precision = float_rows(posterior.std).pow(-2)
         # −½ Σ (e − μ)² / σ² + ½ β Σ e² is, but for what is the same for all e, a product with (e², e).
-        queries = torch.cat([0.5 * (self.config.prior_weight - precision), as_rows(posterior.mean) * precision], dim=1)
+        squares, products = 0.5 * (self.config.prior_weight - precision), float_rows(posterior.mean) * precision
+        queries = torch.cat([squares, products], dim=1)
         tokens = largest_product(queries, torch.cat([self.codewords.square(), self.codewords], dim=1))
         return as_grid(tokens, posterior.mean)[:, 0]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from vaevq.config import IbqConfig
-from vaevq.quantization.baselines.assignment import as_grid, as_rows, entropy_penalty, largest_product
+from vaevq.nn.grid import as_grid
+from vaevq.quantization.baselines.assignment import entropy_penalty, float_rows, largest_product
 from vaevq.quantization.baselines.vq import PointQuantizer
 from vaevq.quantization.codebook import Codebook, lookup
 from vaevq.quantization.posterior import Posterior
@@ -49,7 +50,7 @@ class IndexBackpropagationQuantizer(PointQuantizer):
             tokens = self.encode(posterior)
             return Quantized(lookup(tokens, codewords), tokens)
         with torch.autocast(latent.device.type, enabled=False):
-            logits = as_rows(latent) @ codewords.T
+            logits = float_rows(latent) @ codewords.T
             soft = as_grid(logits.softmax(dim=1) @ codewords.detach(), latent)
         tokens = as_grid(logits.detach().argmax(dim=1), latent)[:, 0]
         codeword = lookup(tokens, codewords)
@@ -68,7 +69,7 @@ class IndexBackpropagationQuantizer(PointQuantizer):
 
     def encode(self, posterior: Posterior) -> Tensor:
         """The tokens of the posterior's mean, int64 B×h×w."""
-        tokens = largest_product(as_rows(posterior.mean), self.codebook())
+        tokens = largest_product(float_rows(posterior.mean), self.codebook())
         return as_grid(tokens, posterior.mean)[:, 0]
 
     @property

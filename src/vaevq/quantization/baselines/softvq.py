@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vaevq.config import SoftVQConfig
-from vaevq.quantization.baselines.assignment import as_grid, as_rows, entropy_penalty
+from vaevq.nn.grid import as_grid
+from vaevq.quantization.baselines.assignment import entropy_penalty, float_rows
 from vaevq.quantization.baselines.vq import PointQuantizer
 from vaevq.quantization.codebook import Codebook
 from vaevq.quantization.posterior import Posterior
@@ -61,7 +62,7 @@ class SoftVectorQuantizer(PointQuantizer):
             return super().forward(posterior)
         codewords = self.codebook()
         with torch.autocast(codewords.device.type, enabled=False):
-            cosines = normalize(as_rows(posterior.mean), dim=1) @ codewords.detach().T
+            cosines = normalize(float_rows(posterior.mean), dim=1) @ codewords.detach().T
             latent = as_grid((cosines / self.config.temperature).softmax(dim=1) @ codewords, posterior.mean)
             terms = dict[str, Tensor]()
             if self.config.entropy_weight:
@@ -73,7 +74,7 @@ class SoftVectorQuantizer(PointQuantizer):
         """The softmax-weighted mean of the codewords, B×d×h×w; works in tiles, so that no N×K tensor is held."""
         codewords = self.codebook()
         with torch.autocast(codewords.device.type, enabled=False):
-            units = normalize(as_rows(posterior.mean), dim=1)
+            units = normalize(float_rows(posterior.mean), dim=1)
             parts = [
                 (part @ codewords.to(part).T / self.config.temperature).softmax(dim=1) @ codewords.to(part)
                 for part in torch.split(units, LATENT_TILE)

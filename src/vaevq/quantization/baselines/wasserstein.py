@@ -12,7 +12,8 @@ from torch import Tensor
 from vaevq.config import WassersteinConfig
 from vaevq.quantization.baselines.vq import PointQuantizer
 from vaevq.quantization.codebook import Codebook
-from vaevq.quantization.dcr import Gaussian, RunningMoments, distribution_consistency
+from vaevq.quantization.dcr import distribution_consistency
+from vaevq.quantization.moments import Gaussian, RunningMoments
 from vaevq.quantization.posterior import Posterior
 from vaevq.quantization.quantizer import Quantized
 
