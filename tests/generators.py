@@ -12,7 +12,8 @@ from runs import place
 from vaevq.config import AutoencoderConfig, PlainConfig, TokenizerConfig
 from vaevq.config.generation import GENERATORS, GeneratorConfig, GeneratorRunConfig, LatentsConfig, TokensConfig
 from vaevq.config.section import merged
-from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.entries import ImageIndex
+from vaevq.data.entry import ImageEntry
 from vaevq.data.token_set import token_batches
 from vaevq.data.token_shards import TOKENIZER_FOLDER, ShardPlan, claim_folder, shard_path
 from vaevq.data.tokens import TokenFile, read_token_file, write_token_file

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vaevq.data.entries import natural_key, shoot_of
+from vaevq.data.entries import natural_key
+from vaevq.data.entry import shoot_of
 from vaevq.data.images import UnreadableImage
 from vaevq.data.index import find_images
 from vaevq.errors import UserError

@@ -17,7 +17,7 @@ from PIL import Image
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data import loader
 from vaevq.data.augment import augment
-from vaevq.data.entries import ImageEntry
+from vaevq.data.entry import ImageEntry
 from vaevq.data.images import from_uint8, load_image, resize, to_tensor
 from vaevq.data.index import ImageIndex, find_images
 from vaevq.data.loader import ImageBatch, evaluation_batches, training_batches

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.entries import ImageIndex
+from vaevq.data.entry import ImageEntry
 from vaevq.data.split import check_disjoint, split
 from vaevq.errors import UserError
 

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vaevq.data.index import ImageEntry, ImageIndex
+from vaevq.data.entries import ImageIndex
+from vaevq.data.entry import ImageEntry
 from vaevq.data.token_set import TokenSet, read_token_set, token_batches
 from vaevq.data.token_shards import ShardPlan, claim_folder, shard_path
 from vaevq.data.tokens import TokenFile, write_token_file

@@ -9,7 +9,8 @@ import torch
 from vaevq import distributed
 from vaevq.codec.images import Progress, encode_images
 from vaevq.config import EvalConfig
-from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.entries import ImageIndex
+from vaevq.data.entry import ImageEntry
 from vaevq.data.images import UnreadableImage
 from vaevq.data.token_shards import ShardPlan, missing_shards, shard_path, unreadable_path
 from vaevq.data.tokens import TokenFile, write_token_file

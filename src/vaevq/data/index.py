@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from vaevq.config import VolumesConfig
-from vaevq.data.entries import ImageEntry, ImageIndex, is_image_name, natural_key
+from vaevq.data.entries import ImageIndex, is_image_name, natural_key
+from vaevq.data.entry import ImageEntry
 from vaevq.data.images import IMAGE_EXTENSIONS
 from vaevq.data.shards import expand_pattern, index_shards
 from vaevq.data.volumes.entries import SliceEntry
@@ -74,7 +75,7 @@ def _index(location: str, volumes: VolumeOptions) -> ImageIndex:
     if is_volume_name(path.name):
         return _index_volumes([path], volumes, location)
     if is_image_name(path.name):
-        return ImageIndex(location, (ImageEntry(path.name, None, str(path)),))
+        return ImageIndex.packed(location, [ImageEntry(path.name, None, str(path))])
     return index_shards([path], location)
 
 
@@ -100,7 +101,7 @@ def find_all(locations: Sequence[str], volumes: VolumeOptions = VolumeOptions())
         single = len(index) == 1 and is_image_name(Path(location).name)
         prefix = "" if single else f"{Path(location).name}/"
         entries += [replace(entry, name=f"{prefix}{entry.name}", label=None) for entry in index]
-    return ImageIndex(", ".join(locations), tuple(entries))
+    return ImageIndex.packed(", ".join(locations), entries)
 
 
 def read_list(path: Path, location: str) -> ImageIndex:
@@ -133,11 +134,11 @@ def read_list(path: Path, location: str) -> ImageIndex:
     if not os.path.isfile(files[0]):  # noqa: PTH113
         raise UserError(f"{location}: {names[0]}: no such file in {path.parent}, which the list's paths start from")
     classes, numbers = _number_labels(labels)
-    entries = (
+    entries = [
         ImageEntry(PurePosixPath(Path(name)).as_posix(), numbers[i] if numbers else None, str(files[i]))
         for i, name in enumerate(names)
-    )
-    return ImageIndex(location, tuple(entries), classes)
+    ]
+    return ImageIndex.packed(location, entries, classes)
 
 
 def _index_list(path: Path, location: str, volumes: VolumeOptions) -> ImageIndex:
@@ -178,10 +179,10 @@ def _index_folder(folder: Path, location: str, volumes: VolumeOptions) -> ImageI
     first = [name.partition("/")[0] for name in images] if all("/" in name for name in images) else []
     classes = tuple(sorted(set(first), key=natural_key))
     number = {name: i for i, name in enumerate(classes)}
-    entries = (
+    entries = [
         ImageEntry(name, number[name.partition("/")[0]] if classes else None, str(folder / name)) for name in images
-    )
-    return ImageIndex(location, tuple(entries), classes)
+    ]
+    return ImageIndex.packed(location, entries, classes)
 
 
 def _walk(folder: Path) -> Iterable[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from vaevq.data.entries import ImageEntry, ImageIndex, is_image_name
+from vaevq.data.entries import ImageIndex, is_image_name
+from vaevq.data.entry import ImageEntry
 from vaevq.errors import UserError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd", b"PK": "zip"}
@@ -44,7 +45,7 @@ def index_shards(shards: Sequence[Path], location: str) -> ImageIndex:
     if not entries:
         raise UserError(f"{location}: no image found in {len(shards)} shard{'s' * (len(shards) > 1)}")
     labels = [entry.label for entry in entries if entry.label is not None]
-    return ImageIndex(location, tuple(entries), tuple(str(i) for i in range(max(labels, default=-1) + 1)))
+    return ImageIndex.packed(location, entries, tuple(str(i) for i in range(max(labels, default=-1) + 1)))
 
 
 def _index_shard(shard: Path) -> list[ImageEntry]:

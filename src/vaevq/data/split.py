@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.entries import ImageIndex
+from vaevq.data.entry import ImageEntry
 from vaevq.data.volumes.entries import SliceEntry
 from vaevq.errors import UserError
 from vaevq.seeding import stream_seed
@@ -25,7 +26,7 @@ class Split:
 def split(index: ImageIndex, share: float, by: SplitBy, seed: int) -> Split:
     """Holds out whole groups, `share` of the images as closely as the groups allow; of subjects, of their number.
 
-    Groups are shoots (`vaevq.data.entries.shoot_of`), files, folders, or the subjects of slices. They are taken in the
+    Groups are shoots (`vaevq.data.entry.shoot_of`), files, folders, or the subjects of slices. They are taken in the
     order of a hash of seed and name as long as that brings the count nearer to the share; neither side is ever empty.
 
     Raises:

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import torch
 
-from vaevq.data.entries import ImageEntry, ImageIndex
+from vaevq.data.entries import ImageIndex
+from vaevq.data.entry import ImageEntry
 from vaevq.data.images import Picture, check_crop, resize_shorter
 from vaevq.errors import UserError
 from vaevq.seeding import generator

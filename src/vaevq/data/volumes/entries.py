@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from vaevq.config import VolumesConfig
-from vaevq.data.entries import ImageEntry
+from vaevq.data.entry import ImageEntry
 from vaevq.data.images import Floats, UnreadableImage, resize_shorter
 from vaevq.data.volumes.cache import stored_voxels
 from vaevq.data.volumes.layout import Channel, Volume
