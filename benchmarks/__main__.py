@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import coding, evaluation, loading, search, training
+from benchmarks import coding, evaluation, index, loading, search, training
 from benchmarks.measuring import CLOCKS, Row, Settings, as_json, as_table
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ["search", "memory", "growth", "training", "options", "coding", "evaluation", "loading"]
+    names = ["search", "memory", "growth", "training", "options", "coding", "evaluation", "loading", "index"]
     parser.add_argument("only", nargs="*", metavar="NAME", help=f"which: {', '.join(names)}; all where left out")
     parser.add_argument("--quick", action="store_true", help="small shapes, one turn")
     parser.add_argument("--threads", type=int, default=1)
@@ -48,6 +48,7 @@ def main() -> None:
         "coding": coding.measure,
         "evaluation": evaluation.measure,
         "loading": loading.measure,
+        "index": index.measure,
     }
     rows: list[Row] = []
     for name in args.only or names:
