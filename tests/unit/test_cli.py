@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -159,6 +160,20 @@ def test_a_dry_run_says_what_would_be_and_writes_nothing(photos: Path, tmp_path:
     outcome = vaevq("train", recipe, "--dry-run", "--run-dir", tmp_path / "run")
     assert (outcome.code, outcome.err) == (0, "")
     assert "time a step" in outcome.out
+    assert files_below(tmp_path) == {recipe.name}
+
+
+@pytest.mark.parametrize("words", [["--dry-run"], []], ids=["dry run", "run"])
+@pytest.mark.parametrize(
+    "metrics", [{"metrics": ["lpips"], "lpips_weights": "gone"}, {"metrics": ["frechet"], "feature_weights": "gone"}]
+)
+def test_what_the_end_of_a_run_will_want_is_looked_for_first_by_a_dry_run_too(
+    photos: Path, tmp_path: Path, words: list[str], metrics: dict[str, Any]
+) -> None:
+    recipe = small_recipe(tmp_path, photos, eval=metrics)
+    outcome = vaevq("train", recipe, "--run-dir", tmp_path / "run", *words)
+    assert outcome.code == 2
+    assert re.fullmatch(r"vaevq: error: .*gone.*\n", outcome.err)
     assert files_below(tmp_path) == {recipe.name}
 
 

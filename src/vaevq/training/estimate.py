@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from vaevq.config import RunConfig, VariationalConfig, VqganLcConfig
-from vaevq.data.held_out import run_images
 from vaevq.data.loader import training_batches
 from vaevq.quantization.count import learned_count
 from vaevq.training.codebook_fit import vector_source
 from vaevq.training.engine import engine
+from vaevq.training.tokenizer_loop import what_it_needs
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
 WARM_UP, TIMED = 1, 3
@@ -62,7 +62,7 @@ def estimate(config: RunConfig) -> Estimate:
         UserError: what the run would need is not there: data, weights, vectors of its codebook.
     """
     with engine(config.train.device, config.train.precision) as place:
-        images = run_images(config.data, config.seed)
+        images = what_it_needs(config, place)
         # From the start, so that the whole objective is measured.
         loss, quantizer = config.loss.model_copy(update={"adversarial_start": 0}), config.model.quantizer
         if isinstance(quantizer, VariationalConfig | VqganLcConfig):

@@ -70,16 +70,7 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the checkpoint is saved.
     """
     with engine(config.train.device, config.train.precision) as place:
-        check_batch(config.train, place)
-        with place.together():
-            images = run_images(config.data, config.seed)
-            for side in (images.train, images.held_out):
-                check_channels(side[0], config.model.autoencoder.image_channels)
-            # What the evaluation at the end needs is looked for now: a run must not fail for want of it after hours.
-            load_lpips(config.eval, torch.device("cpu"))
-            load_feature_network(config.eval, torch.device("cpu"))
-            if config.loss.perceptual_weight:
-                lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
+        images = what_it_needs(config, place)
         trainer = TokenizerTrainer(config, place)
         with place.together():
             resume(
@@ -117,6 +108,25 @@ def train_tokenizer(config: RunConfig, run_dir: Path, *, quiet: bool = False) ->
                 with run_diagnosis.may_fail(tracker.message, "no diagnosis.json"):
                     run_diagnosis.write_diagnosis(run_dir, config, tokenizer, images, device=place.device)
         return TrainingResult(run_dir, tokenizer, images, evaluation, place.is_main)
+
+
+def what_it_needs(config: RunConfig, place: Engine) -> RunImages:
+    """The images of a run, once all that it will read, to its end, has been found: none may fail for want of it after
+    hours. All processes call it.
+
+    Raises:
+        UserError: something is not there; a batch that cannot be shared; images of another number of channels.
+    """
+    check_batch(config.train, place)
+    with place.together():
+        images = run_images(config.data, config.seed)
+        for side in (images.train, images.held_out):
+            check_channels(side[0], config.model.autoencoder.image_channels)
+        load_lpips(config.eval, torch.device("cpu"))
+        load_feature_network(config.eval, torch.device("cpu"))
+        if config.loss.perceptual_weight:
+            lpips_network(config.loss.perceptual_network, config.loss.perceptual_weights_path)
+    return images
 
 
 class _Loop(Loop[ImageBatch]):
