@@ -31,6 +31,7 @@ from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
 from vaevq.training.initialization import Initialization, initialize
 from vaevq.training.nonfinite import NotFiniteError, check_finite
+from vaevq.training.reach import reaching
 
 
 class TokenizerTrainer:
@@ -132,8 +133,7 @@ class TokenizerTrainer:
                     )
                 total = loss.total / len(batches)
                 if self.engine.world_size > 1:
-                    # The processes wait for a gradient of every parameter, even of one that no term reaches.
-                    total = total + 0.0 * sum(p.sum() for p in self.tokenizer.parameters())
+                    total = reaching(total, self.tokenizer)
                 torch.autograd.backward(total)
             outputs.append((images, output))
             self.tokens.update(output.quantized.tokens)
