@@ -166,7 +166,8 @@ class TokenizerTrainer:
             self._apply(self.discriminator, self.discriminator_optimizer, rate, terms)
 
         self.images_seen += self.config.train.batch_size
-        return {name: float(torch.stack(values).mean()) for name, values in terms.items()}
+        means = torch.stack([torch.stack(values).mean() for values in terms.values()])  # a GPU is waited for once
+        return dict(zip(terms, means.tolist(), strict=True))
 
     def _adapt(self) -> None:
         """Looks at the codebook's size where it is time, before a step: what was logged and saved is of one size."""
