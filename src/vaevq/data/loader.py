@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vaevq import distributed
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
@@ -245,13 +244,12 @@ def killed_workers_named(workers: int) -> Iterator[None]:
     """For the one who takes batches from workers: torch tells of a killed one wherever the main thread happens to be.
 
     Raises:
-        UserError: in the place of torch's error. Not on processes other than the first: what one of these alone has to
-            say is lost unless it is a traceback.
+        UserError: in the place of torch's error.
     """
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker") or distributed.rank():
+        if not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
             f"a data worker was killed, most likely for want of memory; lower data.workers (now {workers}) "
