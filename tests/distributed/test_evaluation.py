@@ -61,6 +61,13 @@ def work(folder: Path) -> None:
         evaluate(tokenizer(), find_images(folder / "small"), CONFIG.model_copy(update=UNCHANGED), device="cpu")
     except UserError as error:
         (folder / f"mistake-{rank()}.txt").write_text(str(error))
+    options = CONFIG.model_copy(update={**UNCHANGED, "crop": None})
+    result = evaluate(tokenizer(), find_images(folder / "half"), options, device="cpu")
+    (folder / f"half-{rank()}.json").write_text(json.dumps(result.to_json()))
+    try:
+        evaluate(tokenizer(), find_images(folder / "none"), options, device="cpu")
+    except UserError as error:
+        (folder / f"none-{rank()}.txt").write_text(str(error))
     moments = FeatureMoments(3)
     if rank() == 0:  # one process without a single vector is no trouble
         moments.update(torch.arange(12.0).view(4, 3).sin())
@@ -84,6 +91,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small").mkdir()
     for number in range(8):
         Image.new("RGB", (16, 12 if number == 5 else 16)).save(folder / "small" / f"{number}.png")
+    for side, sound in (("half", 4), ("none", 0)):
+        (folder / side).mkdir()
+        for number in range(8):
+            path = folder / side / f"{number}.png"
+            Image.new("RGB", (16, 16)).save(path) if number < sound else path.write_bytes(b"no image")
     on_two_processes(work, folder)
     return folder
 
@@ -104,6 +116,17 @@ def test_two_processes_measure_what_one_measures(folder: Path, name: str) -> Non
 def test_a_mistake_that_one_process_finds_is_told_by_both(folder: Path) -> None:
     told = [(folder / f"mistake-{i}.txt").read_text() for i in range(2)]
     assert told == ["5.png: 16×12 pixels, smaller than the 16×16 crop; set resize to 16 or more"] * 2
+
+
+def test_a_process_that_can_read_none_of_its_images_fails_no_evaluation(folder: Path) -> None:
+    first, second = (json.loads((folder / f"half-{i}.json").read_text()) for i in range(2))
+    assert first == second
+    assert (first["images"], first["unreadable"]) == (4, ["4.png", "5.png", "6.png", "7.png"])
+
+
+def test_where_no_process_can_read_any_all_say_so(folder: Path) -> None:
+    told = [(folder / f"none-{i}.txt").read_text() for i in range(2)]
+    assert told == [f"{folder / 'none'}: none of 8 images can be read, '0.png' first"] * 2
 
 
 def test_a_process_without_images_changes_no_moments(folder: Path) -> None:

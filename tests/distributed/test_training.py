@@ -229,6 +229,12 @@ def test_two_processes_start_from_a_model_as_one_does(finished: Path, photos: Pa
             "train.batch_sise: unknown option (did you mean 'batch_size'?)",
             id="found by the second first",
         ),
+        pytest.param(
+            'if [ $RANK = 1 ]; then set -- "$@" --device nowhere; fi',  # as a machine with fewer GPUs than processes
+            [],
+            "process 1: device 'nowhere' is not available here: no device is called that; auto takes what there is",
+            id="of the second alone, before they meet",
+        ),
     ],
 )
 def test_a_mistake_is_told_once_whichever_process_finds_it(

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
+from vaevq.quantization import dcr
 from vaevq.quantization.dcr import distribution_consistency
 from vaevq.quantization.moments import Gaussian, RunningMoments
 from vaevq.seeding import generator
@@ -89,6 +90,35 @@ def test_gradient_is_finite_and_bounded_where_eigenvalues_are_zero_or_repeated(p
     assert torch.isfinite(gradient).all()
     # ‖∇ W₂²‖ ≤ 2 (‖μ‖ + ‖A‖_F + √d) of the centred, scaled codebook A: the nuclear norm's part is at most √d.
     assert gradient.norm() < 2 * (points.norm() + 6**0.5)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        codebook(2000, 16),
+        codebook(500, 8) * torch.logspace(-9, 3, 8, dtype=torch.float64),
+        codebook(5, 16),
+        codebook(16, 16),
+    ],
+    ids=["tall", "nearly collapsed", "fewer than d", "square"],
+)
+def test_what_a_gpu_computes_has_the_value_and_the_gradient_of_the_whole_decomposition(matrix: torch.Tensor) -> None:
+    value, direction = dcr._through_qr(matrix)
+    expected, its = dcr._directly(matrix)
+    assert float(value) == pytest.approx(float(expected), rel=1e-12)
+    assert float((direction - its).abs().max()) < 1e-5
+    leaf = matrix.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(dcr.nuclear_norm(leaf), leaf)
+    assert torch.equal(gradient, its)
+
+
+@pytest.mark.parametrize("matrix", [torch.zeros(20, 6), torch.ones(20, 6), torch.eye(6).repeat(4, 1)])
+def test_where_there_are_many_gradients_a_gpu_takes_one_of_them(matrix: torch.Tensor) -> None:
+    matrix = matrix.double()
+    value, direction = dcr._through_qr(matrix)
+    assert float(value) == pytest.approx(float(dcr._directly(matrix)[0]), abs=1e-12)
+    assert float((matrix * direction).sum()) == pytest.approx(float(value), abs=1e-12)
+    assert float(torch.linalg.matrix_norm(direction, 2)) <= 1 + 1e-12
 
 
 def test_a_nearly_collapsed_direction_is_still_pushed_apart() -> None:

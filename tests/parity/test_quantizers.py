@@ -26,6 +26,7 @@ from vaevq.quantization import (
     VQBridge,
     VqganLc,
     WassersteinQuantizer,
+    search,
 )
 from vaevq.quantization import SimVQ as OurSimVQ
 from vaevq.quantization.search import CODEWORD_TILE, GROUP, nearest
@@ -56,6 +57,23 @@ def test_nearest_takes_the_lowest_index_within_and_across_groups_of_scores(size:
     distances = (latents[:, None] - codewords).square().sum(dim=2)  # whole numbers: ties are exact, and most are ties
     first = (distances == distances.amin(dim=1, keepdim=True)).int().argmax(dim=1)
     assert torch.equal(nearest(latents, codewords), first)
+
+
+def test_off_the_cpu_more_latents_are_searched_at_once_within_the_same_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def counted(span: search._Span, latents: torch.Tensor, columns: slice) -> torch.Tensor:
+        scores = original(span, latents, columns)
+        shapes.append(tuple(scores.shape))
+        return scores
+
+    original = search._Span.scores
+    monkeypatch.setattr(search._Span, "scores", counted)
+    latents, codewords = torch.empty(9000, 4, device="meta"), torch.empty(3000, 4, device="meta")
+    found = search._Found.nothing(latents, torch.float32)
+    search._search_tiles(latents, search._Span(codewords, codewords[:, 0], 0), found)
+    assert shapes == [(rows, columns) for rows in (4096, 4096, 808) for columns in (2048, 952)]
+    assert max(4 * rows * columns for rows, columns in shapes) <= 32 << 20
 
 
 def test_nearest_works_in_float32_under_autocast() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vaevq import distributed
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data import loader
 from vaevq.data.augment import augment
@@ -356,6 +357,12 @@ def test_damaged_images_are_passed_over_and_reported_wherever_they_stand(damaged
     assert [b.positions.tolist() for b in batches] == [[0, 3], [4]]
     reported = [line.split(":")[0] for b in batches for line in b.unreadable]
     assert sorted(reported) == ["1.png", "2.png", "5.png"]
+
+
+def test_a_killed_worker_is_one_line_on_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    with pytest.raises(UserError, match=r"lower data\.workers \(now 3\)"), loader.killed_workers_named(3):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
 
 def test_evaluation_without_a_readable_image_ends_in_one_line(damaged: ImageIndex) -> None:

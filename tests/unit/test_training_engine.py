@@ -1,10 +1,12 @@
 """Devices, number formats and what is raised on every process."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 
 from vaevq.errors import UserError
-from vaevq.training.engine import choose_device, engine
+from vaevq.training.engine import Engine, choose_device, engine
 
 
 @pytest.fixture
@@ -33,6 +35,52 @@ def test_each_process_of_a_machine_has_its_own_device_unless_one_is_named(
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert choose_device(name) == torch.device(device)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_on_cuda_float32_is_not_rounded_to_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("high")  # as NVIDIA's containers ask for
+    try:
+        choose_device("cpu")
+        assert torch.backends.cudnn.allow_tf32
+        choose_device("cuda")
+        assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("name", ["cuda:0", "cuda:1"])
+def test_one_gpu_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for variable, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(variable, value)
+    message = f"device '{name}' would be shared by 2 processes; auto or cuda gives each its own"
+    with pytest.raises(UserError, match=message), engine(name, "float32"):
+        pass
+
+
+def test_processes_wait_an_hour_for_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which fits, diagnoses and saves alone; NCCL by itself would wait ten minutes."""
+    waits = []
+
+    def joined(backend: str, timeout: timedelta) -> None:
+        waits.append((backend, timeout))
+        raise UserError("that is all")
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(torch.distributed, "init_process_group", joined)
+    with pytest.raises(UserError, match="that is all"), engine("cpu", "float32"):
+        pass
+    assert waits == [("gloo", timedelta(hours=1))]
+
+
+@pytest.mark.parametrize(("device", "tried"), [("cuda", True), ("cpu", False)])
+def test_ways_of_convolving_are_tried_in_steps_on_cuda_alone(device: str, tried: bool) -> None:
+    with Engine(torch.device(device), torch.float32, None, 0, 1).training_step():
+        assert torch.backends.cudnn.benchmark == tried
+    assert not torch.backends.cudnn.benchmark
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "mps:7", "cpu cpu", "", "meta"])

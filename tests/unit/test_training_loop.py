@@ -141,7 +141,16 @@ def test_what_changes_no_result_may_change(copied: Path, photos: Path) -> None:
     config = small_run(
         photos,
         data={"workers": 1, "cache_mib": 0},
-        train={"log_every": 8, "evaluate_every": 4, "checkpoint_every": 4, "keep_checkpoints": 1, "tensorboard": True},
+        train={
+            "gradient_checkpointing": True,
+            "log_every": 8,
+            "evaluate_every": 4,
+            "evaluate_images": 1,
+            "checkpoint_every": 4,
+            "keep_checkpoints": 1,
+            "tensorboard": True,
+        },
+        eval={"batch_size": 1},
     )
     (copied / "checkpoints" / "000000000020.pt").unlink()
     before = weights(copied)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from generators import small_generator_tree, write_tokens
 from runs import (
@@ -30,10 +31,13 @@ from vaevq.data.held_out import run_images
 from vaevq.generation.autoregressive import Autoregressive
 from vaevq.generation.masked import Masked
 from vaevq.losses import objective
+from vaevq.metrics.codebook import TokenHistogram
 from vaevq.quantization import vlq
+from vaevq.quantization.posterior import Posterior
 from vaevq.training.checkpoint import checkpoints, load_checkpoint
 from vaevq.training.codebook_fit import fit_codebook
-from vaevq.training.nonfinite import NotFiniteError
+from vaevq.training.engine import Engine
+from vaevq.training.nonfinite import NotFiniteError, check_finite
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
 
@@ -262,3 +266,45 @@ def test_a_generator_skips_and_stops_likewise(tmp_path: Path, monkeypatch: pytes
         assert "is not finite in step 3 (after 8 images)" in (run_dir / "log.txt").read_text()
         assert all(bool(value.isfinite().all()) for value in weights(run_dir).values())
     assert outcome.err.startswith("vaevq: error: loss term 'tokens' is not finite in step 4 (after 12 images), which")
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read, for each of which a GPU would be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), options: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*given, **(options or {}))
+
+
+def test_a_finite_step_is_found_so_by_one_number() -> None:
+    place = Engine(torch.device("cpu"), torch.float32, None, 0, 1)
+    terms = {name: torch.ones(3) for name in "abcdef"}
+    with Reads() as reads:
+        check_finite(place, terms, torch.ones(()), "in step 1")
+    assert reads.count == 1
+    mixed = {**terms, "g": torch.tensor([1.0, torch.nan], dtype=torch.bfloat16)}
+    with pytest.raises(NotFiniteError, match=r"^loss term 'g' is not finite in step 1$"):
+        check_finite(place, mixed, torch.ones(()), "in step 1")
+
+
+def test_forward_passes_read_no_number_but_the_images_seen_where_they_have_changed() -> None:
+    layer = vlq.VariationalLatentQuantizer(4, 8, quantize_from=6).train()
+    posterior, tokens = Posterior(torch.zeros(4, 4, 2, 2), torch.zeros(4, 4, 2, 2)), TokenHistogram(8)
+
+    def continuous() -> bool:
+        found = layer(posterior)
+        tokens.update(found.tokens)
+        return found.continuous is None
+
+    with Reads() as reads:
+        assert continuous()
+        assert continuous()
+    assert reads.count == 1
+    layer.finish_step()
+    with Reads() as reads:
+        assert not any(continuous() for _ in range(3))
+    assert reads.count == 1
+    layer.load_state_dict({**layer.state_dict(), "images_seen": torch.tensor(5)})
+    assert continuous()

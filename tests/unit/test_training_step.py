@@ -3,18 +3,21 @@
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from runs import ADVERSARIAL, largest_difference, small_run, step_batches, tensors, trained, trainer
 from vaevq.config import RunConfig, TrainConfig
 from vaevq.errors import UserError
 from vaevq.tokenizer import Tokenizer
 from vaevq.training.ema import WeightAverage
+from vaevq.training.reach import reaching
 from vaevq.training.tokenizer_step import TokenizerTrainer, schedule
 
 
@@ -278,3 +281,35 @@ def test_a_loss_without_a_term_is_refused(photos: Path, kind: str) -> None:
     config = small_run(photos, model={"quantizer": {"kind": kind, "codebook_size": 16}}, loss={"pixel_weight": 0})
     with pytest.raises(UserError, match=r"no loss term trains anything: loss\.pixel_weight, .* are 0"):
         trainer(config).step(step_batches(config, 1)[0])
+
+
+def test_a_loss_reaches_every_parameter_without_work_for_each() -> None:
+    """That DDP takes it for a gradient of zeros, two processes show."""
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), options: Any = None) -> Any:
+            self.calls += 1
+            return function(*given, **(options or {}))
+
+    counts = []
+    for layers in (2, 40):
+        module = nn.Sequential(*(nn.Linear(3, 3) for _ in range(layers)))
+        first, *others = module.parameters()
+        accumulators = [p.expand_as(p).grad_fn.next_functions[0][0] for p in others]  # type: ignore[union-attr]
+        turns = []
+
+        def note(*_: Any, number: int, turns: list[int] = turns) -> None:
+            turns.append(number)
+
+        for number, accumulator in enumerate(accumulators):
+            accumulator.register_hook(partial(note, number=number))
+        with Count() as counting:
+            loss = reaching(first.square().sum(), module)
+            torch.autograd.backward(loss)
+        assert sorted(turns) == list(range(len(others))), "the turn comes to each"
+        assert torch.equal(first.grad, 2 * first)  # type: ignore[arg-type]
+        assert all(other.grad is None for other in others)
+        counts.append(counting.calls)
+    assert counts[0] == counts[1]

@@ -69,15 +69,22 @@ def main() -> None:
             about = "discrete visual tokenizers. `vaevq VERB --help` shows a verb's options and examples."
             _call(VERBS, arguments, "vaevq", f"vaevq {__version__}: {about}")
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            warn(f"vaevq: error: {error}")
-        else:
-            time.sleep(2)  # torchrun ends all processes as soon as one has failed: the first has to say it before that
+        _tell(error, int(os.environ.get("RANK", "0")))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     if "RANK" in os.environ:
         _leave()
+
+
+def _tell(error: UserError, rank: int) -> None:
+    """Prints a mistake, of several processes once: the first one's, or of the others what it has not found."""
+    if rank == 0:
+        warn(f"vaevq: error: {error}")
+        return
+    # torchrun ends all processes as soon as one has failed: whoever still runs then has a mistake that nobody has told.
+    time.sleep(2 + 0.5 * int(os.environ.get("LOCAL_RANK", "0")))
+    warn(f"vaevq: error: process {rank}: {error}")
 
 
 def _leave() -> NoReturn:

@@ -12,18 +12,18 @@ from typing import Any, Self
 from vaevq.comparison.code import code_digest, same_numbers
 from vaevq.comparison.plan import Plan
 from vaevq.config import RunConfig, idle, leaves
+from vaevq.config.continuation import CHANGES_NO_RESULT
 from vaevq.data.held_out import run_images
 from vaevq.errors import UserError
 from vaevq.files import make_folder, write_text
 from vaevq.tokenizer import Tokenizer
-from vaevq.training.run_start import CHANGES_NO_RESULT
 
 # Where images or a model lie is not which they are: they have digests of their own. The variant is spelled out.
 _NOT_OF_THE_RESULT: dict[str, Any] = {
     "variant": True,
     "data": CHANGES_NO_RESULT["data"] | {"train", "held_out"},
-    "train": CHANGES_NO_RESULT["train"] | {"evaluate_images", "init_from"},
-    "eval": {"batch_size"},
+    "train": CHANGES_NO_RESULT["train"] | {"init_from"},
+    "eval": CHANGES_NO_RESULT["eval"],
 }
 
 MOST_COUNTS = 4096

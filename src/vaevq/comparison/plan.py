@@ -20,20 +20,14 @@ from vaevq.config import (
     validate,
     without_effect,
 )
+from vaevq.config.continuation import CHANGES_NO_RESULT
 from vaevq.errors import UserError, nearest_name
 
 Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 _EQUAL = ("data.", "eval.", "train.images", "train.batch_size")
-# How an image is read, not which or how it is prepared; and figures that stand apart.
-_FREE = {
-    "data.workers",
-    "data.cache_mib",
-    "data.max_unreadable_share",
-    "data.volume_cache",
-    "eval.batch_size",
-    "eval.soft",
-}
+# But for what changes no result, and figures that stand apart.
+_FREE = {f"{section}.{name}" for section, names in CHANGES_NO_RESULT.items() for name in names} | {"eval.soft"}
 
 
 class PlanFile(Section):

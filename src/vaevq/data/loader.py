@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vaevq import distributed
 from vaevq.config import DataConfig, EvalConfig
 from vaevq.data.augment import augment
 from vaevq.data.entries import ImageIndex
@@ -88,7 +87,8 @@ def evaluation_batches(
     `i // kid_block % world_size`. Unreadable images are passed over and reported.
 
     Raises:
-        UserError: an image is smaller than the crop, or none of this rank's images can be read.
+        UserError: an image is smaller than the crop, or none can be read. Of several processes one may have none that
+            can: whether all have is for the caller to ask.
     """
     count = min(len(index), config.images or len(index))
     mine = (i for i in range(count) if i // config.kid_block % world_size == rank)
@@ -101,7 +101,8 @@ def evaluation_batches(
         # The option is eval.resize of a run, resize= of the verb eval and --resize of encode.
         return centre_crop(array, config.crop, index[image].name, f"set resize to {config.crop} or more")
 
-    return _delivered(_one_ahead(_same_sized(places, prepared, config.batch_size, index.location)), index)
+    location = index.location if world_size == 1 else None
+    return _delivered(_one_ahead(_same_sized(places, prepared, config.batch_size, location)), index)
 
 
 class _Place(NamedTuple):
@@ -173,9 +174,12 @@ def _order(count: int, seed: int, starts: Iterable[int], share: int) -> Iterator
 
 
 def _same_sized(
-    places: Iterable[_Place], prepared: Callable[[int], Picture], most: int, location: str
+    places: Iterable[_Place], prepared: Callable[[int], Picture], most: int, location: str | None
 ) -> Iterator[_Cut]:
-    """Runs of at most `most` successive images of one size. What could not be read comes with the next run."""
+    """Runs of at most `most` successive images of one size. What could not be read comes with the next run.
+
+    Where these are all there is of a `location`, none that can be read is a mistake.
+    """
     shown: list[_Place] = []
     arrays: list[Picture] = []
     unreadable: list[str] = []
@@ -192,7 +196,7 @@ def _same_sized(
         arrays.append(array)
     if arrays:
         yield _Cut(_stacked(arrays), tuple(shown), tuple(unreadable))
-    elif unreadable:
+    elif unreadable and location is not None:
         raise UserError(f"{location}: none of {len(unreadable)} images can be read; {unreadable[0]}")
 
 
@@ -240,13 +244,12 @@ def killed_workers_named(workers: int) -> Iterator[None]:
     """For the one who takes batches from workers: torch tells of a killed one wherever the main thread happens to be.
 
     Raises:
-        UserError: in the place of torch's error. Not on processes other than the first: what one of these alone has to
-            say is lost unless it is a traceback.
+        UserError: in the place of torch's error.
     """
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker") or distributed.rank():
+        if not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
             f"a data worker was killed, most likely for want of memory; lower data.workers (now {workers}) "

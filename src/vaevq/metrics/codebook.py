@@ -90,7 +90,7 @@ class TokenHistogram:
         tokens = tokens.detach().to(self.counts.device, torch.int64)
         if tokens.numel() == 0:
             return
-        low, high = (int(v) for v in tokens.aminmax())
+        low, high = torch.stack(tokens.aminmax()).tolist()
         if low < 0 or high >= self.codebook_size:
             outside = low if low < 0 else high
             raise UserError(f"token {outside} is outside the codebook of {self.codebook_size} codewords")

@@ -107,6 +107,8 @@ def evaluate(
         except UserError as error:
             mistake = error
         distributed.raise_together(mistake, device)
+        if not distributed.any_process(done > 0, device):
+            raise UserError(f"{index.location}: none of {len(ordered)} images can be read, '{ordered[0].name}' first")
         figures = tally.figures()
         soft_figures = continuous.figures() if continuous is not None else {}
 

@@ -46,9 +46,9 @@ class _NuclearNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> Tensor:
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        ctx.save_for_backward(u @ vh)
-        total: Tensor = s.sum()
+        # A GPU takes long over the SVD of a tall matrix.
+        total, direction = (_through_qr if matrix.device.type == "cuda" else _directly)(matrix)
+        ctx.save_for_backward(direction)
         return total
 
     @staticmethod
@@ -56,6 +56,19 @@ class _NuclearNorm(torch.autograd.Function):
         (direction,) = ctx.saved_tensors
         scaled: Tensor = gradient * direction
         return scaled
+
+
+def _directly(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """‖A‖_* and UVᵀ of K×d."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return s.sum(), u @ vh
+
+
+def _through_qr(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by the SVD of d×d: with A = QR, R has the singular values of A, and U is Q times R's."""
+    q, r = torch.linalg.qr(matrix)
+    total, direction = _directly(r)
+    return total, q @ direction
 
 
 def nuclear_norm(matrix: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -14,6 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vaevq.distributed import raise_together
 from vaevq.errors import UserError
+
+LONGEST_WAIT = timedelta(hours=1)
+"""Processes wait for the first one while it alone fits a codebook, diagnoses and saves: longer than NCCL's ten minutes.
+One that has died ends the others at once, through torchrun; this is for one that hangs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,19 @@ class Engine:
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             yield
 
+    @contextlib.contextmanager
+    def training_step(self) -> Iterator[None]:
+        """A step runs in this: on CUDA the first one tries each way of convolving, and the fastest is kept.
+
+        Not what comes between steps, whose images may be of many sizes.
+        """
+        before = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = before
+
     def raise_together(self, mistake: UserError | None) -> None:
         """See `vaevq.distributed.raise_together`."""
         raise_together(mistake, self.device)
@@ -73,7 +91,10 @@ class Engine:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` (CUDA, else Apple's MPS, else CPU) or a device by name. UserError where it is not there."""
+    """`auto` (CUDA, else Apple's MPS, else CPU) or a device by name. UserError where it is not there.
+
+    What runs in float32 on CUDA is not rounded to TF32 from here on: every verb of the command passes here.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -85,6 +106,10 @@ def choose_device(name: str) -> torch.device:
         # torch lists every kind of device it could be built for.
         reason = str(error).splitlines()[0] if "Expected one of" not in str(error) else "no device is called that"
         raise UserError(f"device '{name}' is not available here: {reason}; auto takes what there is") from None
+    if device.type == "cuda":
+        # By default convolutions are, and in NVIDIA's containers matrix products: tokens and figures would be others.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
     return device
 
 
@@ -98,16 +123,19 @@ def engine(device: str, precision: Literal["auto", "float32", "bfloat16", "float
     """Sets up the device and, under torchrun, the process group, which is taken down at the end.
 
     Raises:
-        UserError: the device is not there, or has not that precision.
+        UserError: the device is not there, has not that precision, or is one GPU for several processes.
     """
     place = choose_device(device)
     if place.type == "mps" and precision == "float64":
         raise UserError("precision float64 is not to be had on Apple's GPU: take float32, or device=cpu")
     distributed = "RANK" in os.environ and not dist.is_initialized()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if here > 1 and place.type == "cuda" and device not in ("auto", "cuda"):
+        raise UserError(f"device '{device}' would be shared by {here} processes; auto or cuda gives each its own")
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if distributed:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     try:
         can_bfloat16 = place.type == "cuda" and torch.cuda.is_bf16_supported()
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and can_bfloat16)

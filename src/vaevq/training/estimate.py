@@ -91,7 +91,8 @@ def estimate(config: RunConfig) -> Estimate:
         for step in range(WARM_UP + TIMED):
             if step == WARM_UP:
                 start = time.perf_counter()
-            trainer.step([next(batches) for _ in range(train.accumulation)])  # its losses are read, so it is done
+            with place.training_step():
+                trainer.step([next(batches) for _ in range(train.accumulation)])  # its losses are read, so it is done
         seconds = (time.perf_counter() - start) / TIMED
         parts: dict[str, nn.Module] = dict(trainer.tokenizer.named_children())
         if trainer.discriminator is not None:

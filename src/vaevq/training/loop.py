@@ -137,7 +137,8 @@ class Loop(ABC, Generic[Batch]):
     def _advance(self, batches: Sequence[Batch]) -> None:
         """A step, or what comes in its place where something in it is not finite; all processes do the same."""
         try:
-            self.terms.append(self.step(batches))
+            with self.place.training_step():
+                self.terms.append(self.step(batches))
             self._in_a_row = 0
         except NotFiniteError as error:
             self._in_a_row += 1

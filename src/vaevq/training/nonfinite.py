@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from vaevq.distributed import all_reduce_sum
 from vaevq.errors import UserError
 from vaevq.training.engine import Engine
 
@@ -27,9 +28,12 @@ def check_finite(place: Engine, terms: Mapping[str, Tensor], norm: Tensor, where
     Raises:
         NotFiniteError: a term is not finite on one of the processes, or the gradient is not.
     """
+    # One look at all of it, on all processes at once: a GPU is waited for once a step, not once a term.
+    everything = torch.cat([norm.reshape(1), *(values.reshape(-1) for values in terms.values())])
+    if not int(all_reduce_sum((~everything.isfinite()).sum())):
+        return
     finite = {name: bool(torch.isfinite(values).all()) for name, values in terms.items()}
     # The total is the last to be blamed: it is not finite where any of its terms is not.
     culprit = min((name for name in finite if not finite[name]), key=lambda name: name == "total", default=None)
     place.raise_together(NotFiniteError(f"loss term '{culprit}' is not finite {where}") if culprit else None)
-    if not bool(torch.isfinite(norm)):
-        raise NotFiniteError(f"the gradient is not finite {where}, though all loss terms are")
+    raise NotFiniteError(f"the gradient is not finite {where}, though all loss terms are")

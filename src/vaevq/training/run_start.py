@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vaevq.config import GeneratorRunConfig, RunConfig, leaves, read_json
+from vaevq.config.continuation import CHANGES_NO_RESULT
 from vaevq.errors import UserError
 from vaevq.files import remove_leftovers, write_json
 from vaevq.training.checkpoint import checkpoints, load_checkpoint
@@ -15,25 +16,6 @@ from vaevq.training.environment import environment
 from vaevq.training.tracking import Tracker
 
 AnyRun = RunConfig | GeneratorRunConfig
-
-CHANGES_NO_RESULT = {
-    "data": {"workers", "cache_mib", "max_unreadable_share", "volume_cache"},
-    "train": {
-        "device",
-        "log_every",
-        "evaluate_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "on_nonfinite",
-        "nonfinite_limit",
-        "digest_every",
-        "usage_floor",
-        "perplexity_floor",
-        "tensorboard",
-        "wandb",
-    },
-}
-"""What may differ between a run and its continuation, by section: it changes no result of finite steps."""
 
 
 class Continued(Protocol):

@@ -31,6 +31,7 @@ from vaevq.training.ema import WeightAverage
 from vaevq.training.engine import Engine
 from vaevq.training.initialization import Initialization, initialize
 from vaevq.training.nonfinite import NotFiniteError, check_finite
+from vaevq.training.reach import reaching
 
 
 class TokenizerTrainer:
@@ -132,8 +133,7 @@ class TokenizerTrainer:
                     )
                 total = loss.total / len(batches)
                 if self.engine.world_size > 1:
-                    # The processes wait for a gradient of every parameter, even of one that no term reaches.
-                    total = total + 0.0 * sum(p.sum() for p in self.tokenizer.parameters())
+                    total = reaching(total, self.tokenizer)
                 torch.autograd.backward(total)
             outputs.append((images, output))
             self.tokens.update(output.quantized.tokens)
@@ -166,7 +166,8 @@ class TokenizerTrainer:
             self._apply(self.discriminator, self.discriminator_optimizer, rate, terms)
 
         self.images_seen += self.config.train.batch_size
-        return {name: float(torch.stack(values).mean()) for name, values in terms.items()}
+        means = torch.stack([torch.stack(values).mean() for values in terms.values()])  # a GPU is waited for once
+        return dict(zip(terms, means.tolist(), strict=True))
 
     def _adapt(self) -> None:
         """Looks at the codebook's size where it is time, before a step: what was logged and saved is of one size."""
