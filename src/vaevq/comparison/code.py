@@ -22,7 +22,8 @@ _OF_KIND = {"vqgan_lc": ("training.codebook_fit",)}
 # What changes no number: options (a cell is compared with them by value), messages, files, and where it runs.
 _LEFT_OUT = (
     *("config", "errors", "files", "distributed", "quantization.build", "quantization.baselines", "training.engine"),
-    *("data.sources", "data.unreadable", "metrics.protocol", "metrics.result"),
+    *("data.sources", "data.unreadable", "data.volumes.room", "metrics.protocol", "metrics.result"),
+    *("card", "lineage", "saved"),
 )
 
 
