@@ -105,6 +105,10 @@ def test_a_descended_codebook_takes_its_moments_along(photos: Path, target: dict
         made.step(step)
     before = made.tokenizer.quantizer.codebook.embedding
     moments = made.optimizer.state[before]["exp_avg_sq"].clone()
+    gradients = list[torch.Tensor]()
+    made.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append(made.tokenizer.quantizer.codebook.embedding.grad.clone())
+    )
     made.step(batches[4])
     assert made.look is not None
     assert made.look.resizing is not None
@@ -116,9 +120,8 @@ def test_a_descended_codebook_takes_its_moments_along(photos: Path, target: dict
     state = made.optimizer.state[after]
     assert float(state["step"]) == 5
     beta = config.train.betas[1]
-    assert after.grad is not None
     norm = (state["exp_avg_sq"] - beta * moments[source]) / (1 - beta)
-    torch.testing.assert_close(norm, after.grad.square(), atol=1e-12, rtol=1e-3)
+    torch.testing.assert_close(norm, gradients[0].square(), atol=1e-12, rtol=1e-3)
     assert made.averaged.quantizer.codebook.embedding.shape == after.shape
     unmoved = after.detach().clone()
     made.step(batches[5])
