@@ -88,9 +88,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all."""
+    """Writes a text file in UTF-8, whole or not at all; what is no text, in the name of a file, as an escape."""
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, tree: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def stream_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part, the same on every machine and Python version."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -58,6 +58,13 @@ def test_a_known_split_never_changes() -> None:
     assert [e.name for e in held_out] == ["1.jpg", "7.jpg", "8.jpg"]
 
 
+def test_names_that_are_no_valid_text_are_split_too() -> None:
+    names = [f"n\udce9{i}.jpg" for i in range(10)]  # as Python reads the byte E9 of a name
+    held_out = split(index_of(names), 0.2, "file", 0).held_out
+    assert len(held_out) == 2
+    assert {e.name for e in held_out} < set(names)
+
+
 def test_folders_can_be_the_groups() -> None:
     index = index_of([f"{folder}/{i}.jpg" for folder in "abcd" for i in range(3)])
     parts = split(index, 0.25, "folder", 0)

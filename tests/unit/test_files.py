@@ -26,6 +26,11 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     assert files_below(tmp_path) == {"a.txt"}
 
 
+def test_what_is_no_text_in_the_name_of_a_file_is_written_as_an_escape(tmp_path: Path) -> None:
+    write_text(tmp_path / "page.html", "café n\udce9.png")
+    assert (tmp_path / "page.html").read_bytes() == "café ".encode() + rb"n\udce9.png"
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_after_an_error_the_old_file_stands_and_nothing_is_left(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"

@@ -118,14 +118,14 @@ def test_without_a_terminal_each_interval_is_one_line_without_control_characters
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     with tracker(tmp_path, quiet=False) as log:
-        log.message("skipped \x1b[31mred.png: damaged")
+        log.message("skipped \x1b[31mred\udce9.png: damaged")
         log.progress(50)
         log.train(100, TRAIN)
         log.held_out(100, HELD_OUT)
     printed = capsys.readouterr()
     assert printed.out == ""
     message, train, held_out = printed.err.splitlines()
-    assert message == r"skipped \x1b[31mred.png: damaged"
+    assert message == r"skipped \x1b[31mred\udce9.png: damaged"
     assert train.startswith("100/1,000 images | ")
     assert "loss: total 0.5, pixel 0.25 | training queries, sampled: usage 98.1 %" in train
     assert held_out == "100 images | held-out, deterministic: PSNR 24.31 dB, usage 91.3 %, perplexity 512"

@@ -220,4 +220,4 @@ def _clock(seconds: float | None) -> str:
 
 def printable(text: str) -> str:
     """`text` without characters that steer a terminal: a file's name may hold them."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
