@@ -69,7 +69,7 @@ def main() -> None:
             about = "discrete visual tokenizers. `vaevq VERB --help` shows a verb's options and examples."
             _call(VERBS, arguments, "vaevq", f"vaevq {__version__}: {about}")
     except UserError as error:
-        _tell(error, int(os.environ.get("RANK", "0")))
+        _tell(error, os.environ.get("RANK", "0"))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -77,9 +77,9 @@ def main() -> None:
         _leave()
 
 
-def _tell(error: UserError, rank: int) -> None:
+def _tell(error: UserError, rank: str) -> None:
     """Prints a mistake, of several processes once: the first one's, or of the others what it has not found."""
-    if rank == 0:
+    if rank == "0":
         warn(f"vaevq: error: {error}")
         return
     # torchrun ends all processes as soon as one has failed: whoever still runs then has a mistake that nobody has told.

@@ -28,14 +28,14 @@ class _Texts:
     def of(cls, texts: Iterable[str]) -> "_Texts":
         data, ends = bytearray(), [0]
         for text in texts:
-            data += text.encode("utf-8", "surrogateescape")
+            data += text.encode("utf-8", "surrogatepass")
             ends.append(len(data))
         bounds = np.array(ends, np.int64)
         return cls(bytes(data), bounds[:-1], bounds[1:])
 
     def __iter__(self) -> Iterator[str]:
         bounds = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
-        return (self.data[start:end].decode("utf-8", "surrogateescape") for start, end in bounds)
+        return (self.data[start:end].decode("utf-8", "surrogatepass") for start, end in bounds)
 
     def take(self, at: Any) -> "_Texts":
         return replace(self, starts=self.starts[at], ends=self.ends[at])

@@ -104,6 +104,8 @@ def evaluate(
                 done += len(images)
                 if progress is not None:
                     progress(done, total)
+            for one in filter(None, (tally, continuous)):
+                one.finish()
         except UserError as error:
             mistake = error
         distributed.raise_together(mistake, device)
@@ -177,6 +179,11 @@ class _Tally:
             self._distances.update(positions, originals, reconstructions)
         self._seen[positions.to(self._seen.device)] += 1
         self._pixels += len(images) * images.shape[-2] * images.shape[-1]
+
+    def finish(self) -> None:
+        """Reads what is left to read; see `SetDistances.finish`."""
+        if self._distances is not None:
+            self._distances.finish()
 
     def figures(self) -> dict[str, float]:
         """Merges all processes, after which each holds the whole; the figures of images and of sets of them."""

@@ -61,14 +61,21 @@ class SetDistances:
             while self._kernel.latest("reference") <= self._kernel.latest("evaluated") and self._advance():
                 pass
 
+    def finish(self) -> None:
+        """Reads what is left of the reference; before `figures`.
+
+        Raises:
+            UserError: an image of it is not as the options want it; of this process.
+        """
+        while self._reference is not None and self._advance():
+            pass
+
     def figures(self) -> dict[str, float]:
         """Merges all processes. Names carry the network's; only the standard Inception features give `rfid`, `rkid`.
 
         Raises:
             UserError: there are too few images.
         """
-        while self._reference is not None and self._advance():
-            pass
         standard = self._network.is_standard_inception
         figures = {}
         if self._moments is not None:

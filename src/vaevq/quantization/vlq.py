@@ -55,7 +55,6 @@ class VariationalLatentQuantizer(Quantizer):
         self.moments = RunningMoments(code_dim) if needs_moments else None
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
         self._images_of_step = 0
-        self._read: tuple[Tensor, int, int] | None = None  # `images_seen`, its version and its number, when last read
 
     @property
     def term_weights(self) -> Mapping[str, float]:
@@ -109,14 +108,7 @@ class VariationalLatentQuantizer(Quantizer):
     @property
     def _is_continuous(self) -> bool:
         """Whether the decoder still gets z_c."""
-        return bool(self.config.quantize_from) and self._number_seen() < (self.config.quantize_from or 0)
-
-    def _number_seen(self) -> int:
-        """`images_seen`, read where it has changed alone: a GPU is waited for whenever a number of it is read."""
-        seen = self.images_seen
-        if self._read is None or self._read[0] is not seen or self._read[1] != seen._version:
-            self._read = seen, seen._version, int(seen)
-        return self._read[2]
+        return bool(self.config.quantize_from) and int(self.images_seen) < (self.config.quantize_from or 0)
 
     def _with_encoder_gradient(self, source: Tensor, codeword: Tensor, posterior: Posterior) -> Tensor:
         """z_q in value; the decoder's gradient goes to the encoder and, by option, to the codebook."""
