@@ -41,26 +41,32 @@ def tokenizer() -> Tokenizer:
     ).double()
 
 
-def measure(folder: Path, with_reference: bool) -> Evaluation:
-    """An evaluation of the images in `folder`, on as many processes as there are."""
+def measure(images: Path, reference: Path | None, config: EvalConfig = CONFIG) -> Evaluation:
+    """An evaluation of the images in a folder, on as many processes as there are."""
     original = evaluation.load_feature_network
     evaluation.load_feature_network = lambda config, device: TinyFeatures()  # type: ignore[assignment,return-value]
     try:
-        reference = find_images(folder / "reference") if with_reference else None
-        return evaluate(tokenizer(), find_images(folder / "images"), CONFIG, device="cpu", reference=reference)
+        beside = find_images(reference) if reference is not None else None
+        return evaluate(tokenizer(), find_images(images), config, device="cpu", reference=beside)
     finally:
         evaluation.load_feature_network = original
 
 
 def work(folder: Path) -> None:
     """What each of several processes does."""
-    for name, with_reference in (("without", False), ("with", True)):
-        result = measure(folder, with_reference)
+    for name, reference in (("without", None), ("with", folder / "reference")):
+        result = measure(folder / "images", reference)
         (folder / f"{name}-{rank()}.json").write_text(json.dumps(result.to_json()))
-    try:  # of blocks of four images the second process has the second
-        evaluate(tokenizer(), find_images(folder / "small"), CONFIG.model_copy(update=UNCHANGED), device="cpu")
-    except UserError as error:
-        (folder / f"mistake-{rank()}.txt").write_text(str(error))
+    # Of blocks of four images the second process has the second.
+    uncut = CONFIG.model_copy(update={**UNCHANGED, "metrics": ("frechet",)})
+    for name, images, reference in (
+        ("evaluated", folder / "small", None),
+        ("reference", folder / "reference", folder / "small"),
+    ):
+        try:
+            measure(images, reference, uncut)
+        except UserError as error:
+            (folder / f"mistake-{name}-{rank()}.txt").write_text(str(error))
     options = CONFIG.model_copy(update={**UNCHANGED, "crop": None})
     result = evaluate(tokenizer(), find_images(folder / "half"), options, device="cpu")
     (folder / f"half-{rank()}.json").write_text(json.dumps(result.to_json()))
@@ -102,7 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["without", "with"])
 def test_two_processes_measure_what_one_measures(folder: Path, name: str) -> None:
-    alone = measure(folder, name == "with")
+    alone = measure(folder / "images", folder / "reference" if name == "with" else None)
     first, second = (Evaluation.from_json(json.loads((folder / f"{name}-{i}.json").read_text())) for i in range(2))
     assert first == second, "every process gets the whole"
     assert first.images == alone.images == 17
@@ -113,8 +119,9 @@ def test_two_processes_measure_what_one_measures(folder: Path, name: str) -> Non
         assert getattr(first, part) == getattr(alone, part), part
 
 
-def test_a_mistake_that_one_process_finds_is_told_by_both(folder: Path) -> None:
-    told = [(folder / f"mistake-{i}.txt").read_text() for i in range(2)]
+@pytest.mark.parametrize("side", ["evaluated", "reference"])
+def test_a_mistake_that_one_process_finds_is_told_by_both(folder: Path, side: str) -> None:
+    told = [(folder / f"mistake-{side}-{i}.txt").read_text() for i in range(2)]
     assert told == ["5.png: 16×12 pixels, smaller than the 16×16 crop; set resize to 16 or more"] * 2
 
 
