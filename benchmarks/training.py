@@ -26,8 +26,9 @@ from vaevq.nn.lpips import Lpips
 from vaevq.training.engine import Engine
 from vaevq.training.tokenizer_step import TokenizerTrainer
 
-TOLERANCE = 2e-3
-"""Of losses, relative: some steps of Adam on, sums in another order have grown to this."""
+TOLERANCES = (1e-4, 2e-2)
+"""Of the losses of the first step and of the second, relative: Adam's first step goes by the signs of gradients, so
+that what sums in another order differ by grows."""
 
 SMALL: Mapping[str, Any] = {
     "model": {
@@ -114,19 +115,19 @@ def plain_step(network: str, side: int, batch: int) -> Callable[[], dict[str, fl
     return lambda: plain.step(images, noise)
 
 
-def compare_losses(ours: Mapping[str, float], plain: Mapping[str, float]) -> None:
+def compare_losses(ours: Mapping[str, float], plain: Mapping[str, float], tolerance: float) -> None:
     """RuntimeError where two steps do not have the same losses."""
     for name, value in plain.items():
-        if abs(ours[name] - value) > TOLERANCE * max(abs(value), 1e-3):
+        if abs(ours[name] - value) > tolerance * max(abs(value), 1e-3):
             raise RuntimeError(f"the two steps are not the same: {name} is {ours[name]:.6g} and {value:.6g}")
 
 
 def in_turns(works: Mapping[str, Callable[[], dict[str, float]]], turns: int, settings: Settings) -> dict[str, float]:
     """Seconds of a step of each, after two steps of each whose losses must be those of the first one."""
-    for _ in range(2):
+    for tolerance in TOLERANCES:
         first, *others = [work() for work in works.values()]
         for losses in others:
-            compare_losses(losses, first)
+            compare_losses(losses, first, tolerance)
     return medians(works, settings.turns(turns), settings.clock)
 
 
@@ -152,12 +153,13 @@ def measure(settings: Settings) -> list[Row]:
         if settings.quick:
             continue
         # The paper's network at the paper's size: at a smaller one weights and their moments are most of the memory.
-        shape = (network, 256, 1) if network == "paper" else (network, side, batch)
-        mib = {"plain": median_peak(twice_plain, *shape), "ours": median_peak(twice_ours, *shape)}
+        # Of little memory the allocator's moods are a tenth, so the median of three processes is taken.
+        shape, processes = ((network, 256, 1), 1) if network == "paper" else ((network, side, batch), 3)
+        mib = {"plain": peak(processes, twice_plain, *shape), "ours": peak(processes, twice_ours, *shape)}
         of = f"training step, {network} network, {shape[2]} × {shape[1]}×{shape[1]}: peak memory"
         rows.append(Row(of, "plain released step", mib["ours"] / mib["plain"], "≤ 1", mib))
         if network == "paper":
-            mib["checkpointing"] = median_peak(twice_ours, *shape, "gradient_checkpointing")
+            mib["checkpointing"] = peak(processes, twice_ours, *shape, "gradient_checkpointing")
             rows.append(Row(f"{of} with checkpointing", "without", mib["checkpointing"] / mib["ours"], "≤ 0.7", mib))
     return rows
 
@@ -175,9 +177,9 @@ def options(settings: Settings) -> list[Row]:
     return rows
 
 
-def median_peak(prepare: Callable[..., Callable[[], object]], *shape: object) -> float:
-    """The median of three processes, whose allocators differ by a tenth."""
-    return statistics.median(peak_mib(prepare, *shape, whole=True) for _ in range(3))
+def peak(processes: int, prepare: Callable[..., Callable[[], object]], *shape: object) -> float:
+    """The median of so many processes' peaks, MiB."""
+    return statistics.median(peak_mib(prepare, *shape, whole=True) for _ in range(processes))
 
 
 def twice_ours(network: str, side: int, batch: int, *options: str) -> Callable[[], object]:

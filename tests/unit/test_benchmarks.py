@@ -88,7 +88,7 @@ def test_the_plain_released_step_has_the_losses_of_ours(monkeypatch: pytest.Monk
         assert ours.keys() == theirs.keys()
         assert ours == pytest.approx(theirs, rel=1e-4)
     with pytest.raises(RuntimeError, match="pixel is"):
-        training.compare_losses({**ours, "pixel": 2 * ours["pixel"]}, theirs)
+        training.compare_losses({**ours, "pixel": 2 * ours["pixel"]}, theirs, training.TOLERANCES[1])
     averages = zip(trainer.averaged.parameters(), plain.average.parameters(), strict=True)
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in averages)
 
