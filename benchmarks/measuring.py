@@ -123,9 +123,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "commit": git.stdout.strip() or None,
         "python": platform.python_version(),
-        **{
-            name: package_version(name) for name in ("torch", "numpy", "pillow", "faiss-cpu", "vector-quantize-pytorch")
-        },
+        **{name: package_version(name) for name in _PACKAGES},
         "threads": torch.get_num_threads(),
         "machine": _processor(),
         "cores": os.cpu_count(),

@@ -71,3 +71,17 @@ def raise_together(mistake: UserError | None, device: torch.device) -> None:
         mistakes = [None] * world_size()
         dist.all_gather_object(mistakes, mistake)
     raise next(found for found in mistakes if found is not None)
+
+
+@contextmanager
+def together(device: torch.device) -> Iterator[None]:
+    """What a user did wrong that one process finds in this block is raised on every process at its end.
+
+    No process leaves the block before all have reached its end. There is nothing collective inside it.
+    """
+    mistake = None
+    try:
+        yield
+    except UserError as error:
+        mistake = error
+    raise_together(mistake, device)

@@ -93,8 +93,7 @@ def evaluate(
     rank, world_size = distributed.rank(), distributed.world_size()
     done, total = 0, sum(i // config.kid_block % world_size == rank for i in range(len(ordered)))
     with _evaluation_mode(tokenizer), torch.inference_mode():
-        mistake = None
-        try:
+        with distributed.together(device):
             for batch in evaluation_batches(ordered, config, channels, rank=rank, world_size=world_size):
                 images = batch.images.to(device)
                 output: TokenizerOutput = tokenizer(images.to(dtype))
@@ -106,9 +105,6 @@ def evaluate(
                     progress(done, total)
             for one in filter(None, (tally, continuous)):
                 one.finish()
-        except UserError as error:
-            mistake = error
-        distributed.raise_together(mistake, device)
         if not distributed.any_process(done > 0, device):
             raise UserError(f"{index.location}: none of {len(ordered)} images can be read, '{ordered[0].name}' first")
         figures = tally.figures()

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vaevq.distributed import raise_together
+from vaevq.distributed import raise_together, together
 from vaevq.errors import UserError
 
 LONGEST_WAIT = timedelta(hours=1)
@@ -66,18 +66,9 @@ class Engine:
         """See `vaevq.distributed.raise_together`."""
         raise_together(mistake, self.device)
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """What a user did wrong that one process finds in this block is raised on every process at its end.
-
-        No process leaves the block before all have reached its end. There is nothing collective inside it.
-        """
-        mistake = None
-        try:
-            yield
-        except UserError as error:
-            mistake = error
-        self.raise_together(mistake)
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """See `vaevq.distributed.together`."""
+        return together(self.device)
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """For several processes: gradients are averaged over them. Train it only through `forward` of the result."""
